@@ -12,7 +12,9 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 __all__ = ["attach", "register_lazily"]
@@ -36,6 +38,28 @@ def attach(
     return __getattr__, __dir__, names
 
 
+# What the import system and inspect.getmodule (which walks over every module) ask a module without wanting its contents.
+_IDENTITY = frozenset({"__class__", "__file__", "__loader__", "__name__", "__package__", "__spec__"})
+_LOADING = threading.RLock()
+
+
+class _DeferredModule(ModuleType):
+    """A module that runs its body when somebody first asks for something inside it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _IDENTITY:
+            return super().__getattribute__(name)
+        with _LOADING:
+            if type(self) is _DeferredModule:
+                self.__class__ = ModuleType  # type: ignore[assignment]  # first, since the body may import itself
+                try:
+                    self.__spec__.loader.exec_module(self)  # type: ignore[union-attr]
+                except BaseException:
+                    self.__class__ = _DeferredModule  # the next attempt shall say the same
+                    raise
+        return getattr(self, name)
+
+
 def register_lazily(package: str, path: Sequence[str], skip: Sequence[str] = ()) -> None:
     """Put every module below ``package`` into ``sys.modules`` without running its body.
 
@@ -54,8 +78,7 @@ def register_lazily(package: str, path: Sequence[str], skip: Sequence[str] = ())
         spec = importlib.util.find_spec(name)
         if spec is None or spec.loader is None:  # a namespace or broken entry: the ordinary import will say so
             continue
-        spec.loader = importlib.util.LazyLoader(spec.loader)
         module = importlib.util.module_from_spec(spec)
+        module.__class__ = _DeferredModule
         sys.modules[name] = module
-        spec.loader.exec_module(module)
         setattr(sys.modules[package], info.name, module)
