@@ -1,1 +1,14 @@
 # Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
+"""Optimisers that torch and MONAI lack."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monai_cluster._lazy import attach
+
+if TYPE_CHECKING:
+    from .lars import LARC as LARC
+    from .lars import LARS as LARS
+
+__getattr__, __dir__, __all__ = attach(__name__, {"lars": ["LARC", "LARS"]})
