@@ -1,1 +1,53 @@
 # Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
+"""From files to joint batches: datalists, readers, preprocessing, datasets, sampler and loader; and phantoms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monai_cluster._lazy import attach
+
+if TYPE_CHECKING:
+    from .batch_sampler import JointBatchSampler as JointBatchSampler
+    from .datalist import Datalist as Datalist
+    from .datalist import load_datalist as load_datalist
+    from .datasets import ImageDataset as ImageDataset
+    from .datasets import SliceDataset as SliceDataset
+    from .datasets import VolumeDataset as VolumeDataset
+    from .dicom import DicomSeriesReader as DicomSeriesReader
+    from .joint_dataset import JointDataset as JointDataset
+    from .joint_loader import JointLoader as JointLoader
+    from .joint_loader import collate_joint as collate_joint
+    from .phantoms import write_phantoms as write_phantoms
+    from .preprocessing import FitInPlaned as FitInPlaned
+    from .preprocessing import LoadSampled as LoadSampled
+    from .preprocessing import SelectChanneld as SelectChanneld
+    from .preprocessing import ThinSlicesd as ThinSlicesd
+    from .preprocessing import image_preprocessing as image_preprocessing
+    from .preprocessing import volume_preprocessing as volume_preprocessing
+    from .readers import PictureReader as PictureReader
+    from .readers import SimpleITKReader as SimpleITKReader
+    from .readers import read_image as read_image
+    from .readers import read_volume as read_volume
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "batch_sampler": ["JointBatchSampler"],
+        "datalist": ["Datalist", "load_datalist"],
+        "datasets": ["ImageDataset", "SliceDataset", "VolumeDataset"],
+        "dicom": ["DicomSeriesReader"],
+        "joint_dataset": ["JointDataset"],
+        "joint_loader": ["JointLoader", "collate_joint"],
+        "phantoms": ["write_phantoms"],
+        "preprocessing": [
+            "FitInPlaned",
+            "LoadSampled",
+            "SelectChanneld",
+            "ThinSlicesd",
+            "image_preprocessing",
+            "volume_preprocessing",
+        ],
+        "readers": ["PictureReader", "SimpleITKReader", "read_image", "read_volume"],
+    },
+)

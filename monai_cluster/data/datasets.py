@@ -1,0 +1,170 @@
+# Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
+"""Datasets of preprocessed images, volumes and slices of volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.data import CacheDataset, MetaTensor
+from monai.data import Dataset as MonaiDataset
+from monai.transforms import Compose, Randomizable, Transform
+from torch.utils.data import Dataset
+
+from monai_cluster.keys import ClusterKeys
+from monai_cluster.transforms.slices import SelectSlice
+
+from .datalist import Datalist
+
+__all__ = ["ImageDataset", "SliceDataset", "VolumeDataset"]
+
+Row = dict[str, Any]
+
+
+class _Deterministic(Transform):
+    """The preprocessing of one row, which names the row when something in it fails."""
+
+    def __init__(self, transform: Callable[[Any], Any], kind: str) -> None:
+        self.transform = transform
+        self.kind = kind
+
+    def __call__(self, row: Row) -> Row:
+        try:
+            result: Row = self.transform(dict(row))
+        except Exception as error:
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            image = row.get(ClusterKeys.IMAGE)
+            paths = image if isinstance(image, (list, tuple)) else [image]
+            names = ", ".join(Path(path).name for path in paths if isinstance(path, (str, Path)))
+            raise RuntimeError(
+                f"{self.kind} of sample_index {row.get(ClusterKeys.SAMPLE_INDEX)} ({names}) cannot be loaded: "
+                f"{type(cause).__name__}: {cause}"
+            ) from error
+        return result
+
+
+def _random_parts(transform: Any) -> list[str]:
+    parts = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+    return [type(part).__name__ for part in parts if isinstance(part, Randomizable)]
+
+
+class _RowDataset(Dataset[Row]):
+    kind = ""
+
+    def __init__(
+        self,
+        rows: Sequence[Row] | Datalist,
+        preprocessing: Callable[[Any], Any],
+        cache_rate: float = 0.0,
+        cache_workers: int = 1,
+        progress: bool = False,
+    ) -> None:
+        if isinstance(rows, Datalist):
+            rows = rows.volumes if self.kind == "volume" else rows.images
+        if not 0 <= cache_rate <= 1:
+            raise ValueError(f"cache_rate must lie in 0..1, got {cache_rate}; 1 keeps every sample in memory")
+        if random := _random_parts(preprocessing):
+            raise ValueError(
+                f"preprocessing must be deterministic, got {', '.join(random)}; move random transforms to the view transform"
+            )
+        for number, row in enumerate(rows):
+            if ClusterKeys.SAMPLE_INDEX not in row:
+                raise ValueError(f"every row needs a sample_index, row {number} has none; make rows with load_datalist")
+        self.rows = list(rows)
+        load = _Deterministic(preprocessing, self.kind)
+        self._data: MonaiDataset
+        if cache_rate > 0:
+            # no copies: views never change the cached volume in place
+            self._data = CacheDataset(
+                self.rows, load, cache_rate=cache_rate, num_workers=cache_workers, progress=progress, copy_cache=False
+            )
+        else:
+            self._data = MonaiDataset(self.rows, load)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Row:
+        item: Row = self._data[index]
+        return dict(item)
+
+
+class VolumeDataset(_RowDataset):
+    """Preprocessed volumes ``C H W S``, slice axis last.
+
+    Args:
+        rows: rows with ``sample_index``, or a :class:`Datalist`, whose volumes are taken.
+        preprocessing: deterministic transform from row to volume, see ``volume_preprocessing``.
+        cache_rate: share of the samples kept in memory by MONAI's ``CacheDataset``; 0 loads each time.
+        cache_workers: threads that fill the cache.
+        progress: show a progress bar meanwhile.
+
+    Raises:
+        ValueError: for random preprocessing (a cache would freeze it), rows without index, a cache rate outside 0..1.
+        RuntimeError: on access, when a sample cannot be loaded; names row, file and cause.
+    """
+
+    kind = "volume"
+
+
+class ImageDataset(_RowDataset):
+    """Preprocessed 2D images ``C H W``; arguments and errors as for :class:`VolumeDataset`."""
+
+    kind = "image"
+
+
+class SliceDataset(Dataset[Row]):
+    """2D slices of volumes, thinned: n per volume, the middle of n equal strata of its slice axis.
+
+    Slice j of volume v is item ``v * n + j`` and has ``sample_index`` ``first_index + v * n + j``. Slices of one volume share
+    a ``group``, the volume's ``sample_index``.
+
+    Args:
+        volumes: volumes with the slice axis last; cache them, since every slice loads its volume otherwise.
+        slices_per_volume: n.
+        first_index: index of the first slice; one above the largest index of the volumes by default.
+
+    Raises:
+        ValueError: for less than one slice per volume.
+    """
+
+    def __init__(self, volumes: VolumeDataset, slices_per_volume: int, first_index: int | None = None) -> None:
+        if slices_per_volume < 1:
+            raise ValueError(f"slices_per_volume must be at least 1, got {slices_per_volume}; for example 8")
+        self.volumes = volumes
+        self.slices_per_volume = slices_per_volume
+        above = 1 + max((int(row[ClusterKeys.SAMPLE_INDEX]) for row in volumes.rows), default=-1)
+        self.first_index = above if first_index is None else first_index
+        self.select = SelectSlice(axis=-1)
+
+    def __len__(self) -> int:
+        return len(self.volumes) * self.slices_per_volume
+
+    def group(self, index: int) -> int:
+        """The volume's ``sample_index``, from the row alone."""
+        return int(self.volumes.rows[index // self.slices_per_volume][ClusterKeys.SAMPLE_INDEX])
+
+    def __getitem__(self, index: int) -> Row:
+        return self.item(index, 0.5)
+
+    def item(self, index: int, place: float) -> Row:
+        """Slice at ``place`` in 0..1 of its stratum; 0.5 is the middle."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"slice {index} of {len(self)}")
+        volume, stratum = divmod(index, self.slices_per_volume)
+        sample = self.volumes[volume]
+        image: MetaTensor = sample[ClusterKeys.IMAGE]
+        chosen = int((stratum + place) / self.slices_per_volume * image.shape[-1])
+        known = sample.pop(ClusterKeys.SLICE_INDEX, None)
+        source = chosen if known is None else int(known[chosen])
+        return {
+            **sample,
+            ClusterKeys.IMAGE: self.select(image, chosen),
+            ClusterKeys.KIND: "slice",
+            ClusterKeys.SLICE_INDEX: source,
+            ClusterKeys.GROUP: self.group(index),
+            ClusterKeys.SAMPLE_INDEX: self.first_index + index,
+        }
