@@ -9,6 +9,7 @@ from monai_cluster._lazy import attach
 
 if TYPE_CHECKING:
     from .batch_sampler import JointBatchSampler as JointBatchSampler
+    from .batch_size import fit_batch_size as fit_batch_size
     from .datalist import Datalist as Datalist
     from .datalist import load_datalist as load_datalist
     from .datasets import ImageDataset as ImageDataset
@@ -34,6 +35,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "batch_sampler": ["JointBatchSampler"],
+        "batch_size": ["fit_batch_size"],
         "datalist": ["Datalist", "load_datalist"],
         "datasets": ["ImageDataset", "SliceDataset", "VolumeDataset"],
         "dicom": ["DicomSeriesReader"],

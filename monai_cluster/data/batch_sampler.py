@@ -18,11 +18,11 @@ __all__ = ["JointBatchSampler", "grouped_batches"]
 STREAMS = (ClusterKeys.IMAGES, ClusterKeys.VOLUMES)
 
 
-def grouped_batches(groups: Sequence[int], batch_size: int, seed: int) -> np.ndarray:  # type: ignore[type-arg]
+def grouped_batches(groups: Sequence[int], batch_size: int, seed: int) -> np.ndarray:
     """Deal all items into random batches in which no group occurs twice.
 
-    Every item is dealt once. As few batches as possible are made; places that are then left are filled with further items
-    at random. Groups are dealt to the batches with most room, which always succeeds (Gale and Ryser, 1957).
+    Every item is dealt once. As few batches as possible are made; places that are then left are filled with further
+    items at random. Groups are dealt to the batches with most room, which always succeeds (Gale and Ryser, 1957).
 
     Args:
         groups: group of each item, N numbers.
@@ -62,7 +62,7 @@ def grouped_batches(groups: Sequence[int], batch_size: int, seed: int) -> np.nda
     return np.array([random.permutation(batch) for batch in batches], dtype=np.int64)
 
 
-def _other(group_of: np.ndarray, present: set[int], random: np.random.Generator) -> int:  # type: ignore[type-arg]
+def _other(group_of: np.ndarray, present: set[int], random: np.random.Generator) -> int:
     """A random item whose group is not present yet."""
     while True:
         for item in random.integers(len(group_of), size=64):
@@ -73,7 +73,8 @@ def _other(group_of: np.ndarray, present: set[int], random: np.random.Generator)
 def _need_groups(found: int, batch_size: int, stream: str = "the stream") -> None:
     if found < batch_size:
         raise ValueError(
-            f"a batch takes at most one slice of each volume, so {stream} needs at least {batch_size} independent samples "
+            f"a batch takes at most one slice of each volume, so {stream} needs at least {batch_size} "
+            "independent samples "
             f"for a batch of {batch_size}, got {found}; lower the batch size or add data"
         )
 
@@ -82,9 +83,9 @@ class JointBatchSampler(Sampler[list[Address]]):
     """Addresses (stream, epoch, index) of joint batches, a function of seed and epoch alone.
 
     The driving stream is seen once per epoch, in a fresh order (its last batch is filled up with further samples); a
-    shorter stream is cycled in fresh orders, a longer one goes on where the last epoch stopped. With ``torch.distributed``
-    the batch sizes are those of all ranks together: rank r takes the r-th share of each batch, so that any number of
-    ranks sees the same batches as one process.
+    shorter stream is cycled in fresh orders, a longer one goes on where the last epoch stopped. With
+    ``torch.distributed`` the batch sizes are those of all ranks together: rank r takes the r-th share of each batch,
+    so that any number of ranks sees the same batches as one process.
 
     Args:
         num_images: length of the image stream.
@@ -93,12 +94,12 @@ class JointBatchSampler(Sampler[list[Address]]):
         image_batch_size: images per batch over all ranks.
         volume_batch_size: volumes per batch over all ranks.
         seed: base of all orders.
-        epoch_length: batches per epoch: a number, or those of the ``"longest"`` or ``"shortest"`` stream, of ``"images"`` or
-            of ``"volumes"``.
+        epoch_length: batches per epoch: a number, or those of the ``"longest"`` or ``"shortest"`` stream, of
+            ``"images"`` or of ``"volumes"``.
 
     Raises:
-        ValueError: for empty streams, fewer independent samples than a batch takes, an unknown epoch length or stream, or,
-            when iterated, a batch size that the ranks cannot share.
+        ValueError: for empty streams, fewer independent samples than a batch takes, an unknown epoch length or
+            stream, or, when iterated, a batch size that the ranks cannot share.
     """
 
     def __init__(
@@ -143,7 +144,8 @@ class JointBatchSampler(Sampler[list[Address]]):
         if isinstance(wanted, str) and wanted in self.lengths:
             return self.lengths[wanted]
         raise ValueError(
-            f"epoch_length must be a positive number, 'longest', 'shortest' or one of {', '.join(self.lengths)}, got {wanted!r}"
+            f"epoch_length must be a positive number, 'longest', 'shortest' or one of "
+            f"{', '.join(self.lengths)}, got {wanted!r}"
         )
 
     def set_epoch(self, epoch: int) -> None:
@@ -179,7 +181,7 @@ class JointBatchSampler(Sampler[list[Address]]):
             ]
         )
 
-    def _rows(self, stream: str) -> np.ndarray:  # type: ignore[type-arg]
+    def _rows(self, stream: str) -> np.ndarray:
         """This rank's share of the epoch's batches."""
         # the batches of all epochs are one endless sequence of passes through the stream; an epoch is a stretch of it
         per_pass, first = self.lengths[stream], self.epoch * self._length
@@ -192,7 +194,8 @@ class JointBatchSampler(Sampler[list[Address]]):
         )
         if size % world:
             raise ValueError(
-                f"the batch of {size} {stream} is shared by all ranks, so it must be a multiple of their number {world}; "
+                f"the batch of {size} {stream} is shared by all ranks, so it must be a multiple of their "
+                f"number {world}; "
                 f"take {size // world * world or world} or {(size // world + 1) * world}"
             )
         share = size // world

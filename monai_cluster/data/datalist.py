@@ -31,8 +31,8 @@ SHOWN = 5  # how many names an error lists
 class Datalist:
     """Rows of images and volumes.
 
-    Every row has ``image`` (absolute path, or list of paths that become channels), ``kind`` and ``sample_index`` beside its
-    own columns. Indices are global: volumes 0..Nv-1, images Nv..Nv+Ni-1; slices of volumes follow both.
+    Every row has ``image`` (absolute path, or list of paths that become channels), ``kind`` and ``sample_index``
+    beside its own columns. Indices are global: volumes 0..Nv-1, images Nv..Nv+Ni-1; slices of volumes follow both.
 
     Attributes:
         images: rows of 2D images.
@@ -55,7 +55,7 @@ class Datalist:
         return len(self.images) + len(self.volumes)
 
     def digest(self) -> str:
-        """SHA-256 over kind, relative name and size of all samples, in sorted order: the same data on another disk agree."""
+        """SHA-256 over the sorted kinds, relative names and sizes: the same data on another disk agree."""
         lines = sorted(
             f"{row[ClusterKeys.KIND]}\t{name}\t{_size(row[ClusterKeys.IMAGE])}"
             for row, name in zip(self.rows, self.names, strict=True)
@@ -71,13 +71,14 @@ def load_datalist(
 ) -> Datalist:
     """Read one list, folder, or several of them.
 
-    * JSON: MONAI's decathlon form ``{"training": [{"image": ...}, ...]}``, or ``{"images": [...], "volumes": [...]}``, at
-      the top or inside a split. Rows are dictionaries or paths.
+    * JSON: MONAI's decathlon form ``{"training": [{"image": ...}, ...]}``, or ``{"images": [...], "volumes": [...]}``
+      at the top or inside a split. Rows are dictionaries or paths.
     * CSV: a column ``image``; other columns are kept; with a column ``split`` only the rows of the split are taken.
     * Folder: searched for NIfTI, NRRD, MHA, PNG, JPEG, TIFF, BMP and DICOM series, sorted by name. Folders of labels
       (``labelsTr``, ``labels``, ``masks``) are left out; what is ignored is counted in the log.
 
-    Whether a row is an image or a volume is told by its column ``kind``, by the list it stands in, or by suffix and header.
+    Whether a row is an image or a volume is told by its column ``kind``, by the list it stands in, or by suffix and
+    header.
 
     Args:
         source: path of a list or folder, or several, whose rows are joined in order.

@@ -47,8 +47,9 @@ class _Deterministic(Transform):
 
 
 def _random_parts(transform: Any) -> list[str]:
-    parts = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
-    return [type(part).__name__ for part in parts if isinstance(part, Randomizable)]
+    if isinstance(transform, Compose):
+        return [name for part in transform.transforms for name in _random_parts(part)]
+    return [type(transform).__name__] if isinstance(transform, Randomizable) else []
 
 
 class _RowDataset(Dataset[Row]):
@@ -68,7 +69,8 @@ class _RowDataset(Dataset[Row]):
             raise ValueError(f"cache_rate must lie in 0..1, got {cache_rate}; 1 keeps every sample in memory")
         if random := _random_parts(preprocessing):
             raise ValueError(
-                f"preprocessing must be deterministic, got {', '.join(random)}; move random transforms to the view transform"
+                f"preprocessing must be deterministic, got {', '.join(random)}; move random transforms "
+                "to the view transform"
             )
         for number, row in enumerate(rows):
             if ClusterKeys.SAMPLE_INDEX not in row:
@@ -119,8 +121,8 @@ class ImageDataset(_RowDataset):
 class SliceDataset(Dataset[Row]):
     """2D slices of volumes, thinned: n per volume, the middle of n equal strata of its slice axis.
 
-    Slice j of volume v is item ``v * n + j`` and has ``sample_index`` ``first_index + v * n + j``. Slices of one volume share
-    a ``group``, the volume's ``sample_index``.
+    Slice j of volume v is item ``v * n + j`` and has ``sample_index`` ``first_index + v * n + j``. Slices of one
+    volume share a ``group``, the volume's ``sample_index``.
 
     Args:
         volumes: volumes with the slice axis last; cache them, since every slice loads its volume otherwise.

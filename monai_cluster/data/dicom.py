@@ -63,11 +63,11 @@ def is_image_storage(header: Any) -> bool:
     return "Rows" in header and header.get("Modality", "") not in NOT_IMAGES
 
 
-class DicomSeriesReader(ImageReader):  # type: ignore[misc]
+class DicomSeriesReader(ImageReader):
     """MONAI reader of a folder with one DICOM series: array in x, y, z order, affine in RAS millimetres.
 
-    Slices are ordered by their position along the normal. A missing slice, uneven spacing and a tilted gantry are warned
-    about; the spacing is then the median distance of neighbours.
+    Slices are ordered by their position along the normal. A missing slice, uneven spacing and a tilted gantry are
+    warned about; the spacing is then the median distance of neighbours.
 
     Raises:
         ValueError: for several series in the folder, no image slices, slices without geometry, of different size or
@@ -92,7 +92,7 @@ class DicomSeriesReader(ImageReader):  # type: ignore[misc]
         normal = _normal(slices[0][1])
         return sorted(slices, key=lambda item: float(_position(item[1]) @ normal))
 
-    def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:  # type: ignore[type-arg]
+    def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Array ``X Y Z`` in rescaled units (HU for CT), and affine and modality."""
         first = img[0][1]
         positions = np.stack([_position(header) for _, header in img])
@@ -112,7 +112,7 @@ class DicomSeriesReader(ImageReader):  # type: ignore[misc]
         }
 
 
-def read_dicom_image(path: Path) -> tuple[np.ndarray, dict[str, Any]]:  # type: ignore[type-arg]
+def read_dicom_image(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read one single-frame DICOM file as an image ``H W``, top row first, in rescaled units.
 
     Raises:
@@ -129,19 +129,19 @@ def read_dicom_image(path: Path) -> tuple[np.ndarray, dict[str, Any]]:  # type: 
     return array, {"affine": affine, "modality": str(header.get("Modality", ""))}
 
 
-def _pixels(path: Path) -> np.ndarray:  # type: ignore[type-arg]
+def _pixels(path: Path) -> np.ndarray:
     """Rescaled pixels ``rows columns`` of one file."""
     image = sitk.ReadImage(str(path))
-    array = sitk.GetArrayFromImage(image).astype(np.float32)
+    array: np.ndarray = sitk.GetArrayFromImage(image).astype(np.float32)
     if image.GetNumberOfComponentsPerPixel() == 3:
         array = array @ LUMINANCE
     return array.reshape(array.shape[-2:])
 
 
-def _right_way_of_grey(array: np.ndarray, header: Any) -> np.ndarray:  # type: ignore[type-arg]
+def _right_way_of_grey(array: np.ndarray, header: Any) -> np.ndarray:
     """MONOCHROME1 stores white as the lowest value: turn it round so that bone is bright."""
     if header.get("PhotometricInterpretation", "") == "MONOCHROME1":
-        return array.max() + array.min() - array
+        array = array.max() + array.min() - array
     return array
 
 
@@ -186,21 +186,24 @@ def _same_geometry(slices: Sequence[tuple[Path, Any]], folder: str) -> None:
         turned = np.abs(np.subtract(header.ImageOrientationPatient, first.ImageOrientationPatient)).max() > 1e-3
         if not same_size or turned or not np.allclose(header.PixelSpacing, first.PixelSpacing, rtol=1e-3):
             raise ValueError(
-                f"all slices of a series must have one size, orientation and pixel spacing, but {path.name} of {folder} "
+                f"all slices of a series must have one size, orientation and pixel spacing, but "
+                f"{path.name} of {folder} "
                 "differs from the first; take the localiser out, or split the series"
             )
 
 
-def _position(header: Any) -> np.ndarray:  # type: ignore[type-arg]
-    return np.array(header.ImagePositionPatient, dtype=np.float64)
+def _position(header: Any) -> np.ndarray:
+    position: np.ndarray = np.array(header.ImagePositionPatient, dtype=np.float64)
+    return position
 
 
-def _normal(header: Any) -> np.ndarray:  # type: ignore[type-arg]
+def _normal(header: Any) -> np.ndarray:
     rows, columns = np.array(header.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
-    return np.cross(rows, columns)
+    normal: np.ndarray = np.cross(rows, columns)
+    return normal
 
 
-def _slice_step(positions: np.ndarray, normal: np.ndarray, folder: str) -> np.ndarray:  # type: ignore[type-arg]
+def _slice_step(positions: np.ndarray, normal: np.ndarray, folder: str) -> np.ndarray:
     """Vector in mm (LPS) from one slice to the next, with warnings where it is not the same everywhere."""
     if len(positions) == 1:
         return normal
@@ -208,7 +211,8 @@ def _slice_step(positions: np.ndarray, normal: np.ndarray, folder: str) -> np.nd
     typical = float(np.median(gaps))
     if gaps.min() < 1e-3 * max(typical, 1.0):
         raise ValueError(
-            f"slices of a series must lie at different positions, but {int((gaps < 1e-3).sum()) + 1} of {folder} share one "
+            f"slices of a series must lie at different positions, but {int((gaps < 1e-3).sum()) + 1} of "
+            f"{folder} share one "
             "(several time points, echoes or copies); put each into its own folder"
         )
     missing = int(np.round(gaps / typical - 1).clip(min=0).sum())
@@ -233,5 +237,5 @@ def _slice_step(positions: np.ndarray, normal: np.ndarray, folder: str) -> np.nd
             "resample the series if in-plane positions matter",
             stacklevel=3,
         )
-    step: np.ndarray = path / (path @ normal) * typical  # type: ignore[type-arg]
+    step: np.ndarray = path / (path @ normal) * typical
     return step

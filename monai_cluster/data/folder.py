@@ -20,8 +20,8 @@ LABEL_FOLDERS = ("label", "labels", "labelstr", "labelsts", "mask", "masks", "se
 def scan_folder(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """List the samples below a folder, sorted by path.
 
-    A folder of DICOM slices is one volume; DICOM files without a position in the patient (X-ray, ultrasound) are images of
-    their own. Hidden files, label folders, DICOM that is not an image, and other suffixes are ignored.
+    A folder of DICOM slices is one volume; DICOM files without a position in the patient (X-ray, ultrasound) are
+    images of their own. Hidden files, label folders, DICOM that is not an image, and other suffixes are ignored.
 
     Returns:
         rows with absolute ``image`` (and ``kind`` where the search knows it), and the ignored files' relative names.

@@ -69,8 +69,8 @@ class JointDataset(Dataset[Row]):
             raise ValueError("the volume stream needs a volume_transform, got None; use volume_views()")
         self.images = images
         self.volumes = volumes
-        self.image_transform = image_transform
-        self.volume_transform = volume_transform
+        self.image_transform: Any = image_transform
+        self.volume_transform: Any = volume_transform
         self.seed = seed
         self.slice_jitter = slice_jitter
         rows = [*(volumes.rows if volumes else []), *(images.rows if images else [])]
@@ -99,9 +99,9 @@ class JointDataset(Dataset[Row]):
 
     @property
     def groups(self) -> list[int]:
-        """Group of each item of the image stream: the volume's index for slices, a negative number of its own for images."""
+        """Group of each item of the image stream: the volume's index for slices, one of its own for images."""
         alone = [-1 - i for i in range(len(self.images) if self.images else 0)]
-        return alone + [self.slices.group(i) for i in range(len(self.slices) if self.slices else 0)]
+        return alone + ([self.slices.group(i) for i in range(len(self.slices))] if self.slices else [])
 
     def sample_index(self, stream: str, index: int) -> int:
         """The global ``sample_index`` of an item, from the rows alone."""
@@ -135,12 +135,12 @@ class JointDataset(Dataset[Row]):
             sample, transform = self._image(index, sample_seed), self.image_transform
         if isinstance(transform, Randomizable):
             transform.set_random_state(seed=sample_seed)
-        assert transform is not None
         try:
             return {**transform(sample), "stream": stream}
         except Exception as error:
             raise RuntimeError(
-                f"sample_index {sample[ClusterKeys.SAMPLE_INDEX]} of {stream} cannot be augmented: {error.__cause__ or error}"
+                f"sample_index {sample[ClusterKeys.SAMPLE_INDEX]} of {stream} cannot be augmented: "
+                f"{error.__cause__ or error}"
             ) from error
 
     def _image(self, index: int, sample_seed: int) -> Row:

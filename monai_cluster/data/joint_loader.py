@@ -31,8 +31,9 @@ def collate_joint(samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
     """Put samples of both streams into one batch.
 
     Returns:
-        ``{"images": {"views": V tensors B C H W, "sample_index": B}, "volumes": {"views": V tensors B C H W S, "padded",
-        "slice_position", "slice_index": V tensors B S, "sample_index": B}}``; a stream without samples is absent. Volumes
+        ``{"images": {"views": V tensors B C H W, "sample_index": B}, "volumes": {"views": V tensors B C H W S,
+        "padded", "slice_position", "slice_index": V tensors B S, "sample_index": "
+        "B}}``; a stream without samples is absent. Volumes
         are padded at the end to the most slices of the view in the batch, and marked there.
 
     Raises:
@@ -74,7 +75,8 @@ def _per_slice(sample: Sample, name: str, view: int) -> Tensor:
     if name in sample:
         return _plain(sample[name][view]).to(DTYPES[name])
     raise ValueError(
-        f"volumes in a batch need {name!r} for each view, got none; put SliceVolumed before or into the views (volume_views)"
+        f"volumes in a batch need {name!r} for each view, got none; put SliceVolumed before or into the "
+        "views (volume_views)"
     )
 
 
@@ -88,13 +90,14 @@ def _stack(views: list[Tensor], stream: str, samples: Sequence[Sample]) -> Tenso
     if len(shapes) > 1:
         indices = [int(sample[ClusterKeys.SAMPLE_INDEX]) for sample in samples]
         raise ValueError(
-            f"views of one batch must have one shape, got {sorted(shapes)} in {stream} (sample_index {indices}); give all files "
+            f"views of one batch must have one shape, got {sorted(shapes)} in {stream} (sample_index "
+            f"{indices}); give all files "
             "the same number of channels (channel=0 in the preprocessing) and all views a size"
         )
     return torch.stack(views)
 
 
-class JointLoader(DataLoader):  # type: ignore[misc]
+class JointLoader(DataLoader):
     """MONAI's ``DataLoader`` over a :class:`JointDataset`: any number of workers gives the same batches for a seed.
 
     Args:
@@ -124,7 +127,7 @@ class JointLoader(DataLoader):  # type: ignore[misc]
         persistent_workers: bool = False,
         prefetch_factor: int | None = None,
     ) -> None:
-        sampler = JointBatchSampler(
+        self.joint_sampler = JointBatchSampler(
             dataset.num_images,
             dataset.num_volumes,
             dataset.groups,
@@ -138,7 +141,7 @@ class JointLoader(DataLoader):  # type: ignore[misc]
         super().__init__(
             dataset,
             num_workers=num_workers,
-            batch_sampler=sampler,
+            batch_sampler=self.joint_sampler,
             collate_fn=collate_joint,
             generator=generator,
             pin_memory=pin_memory,
@@ -148,8 +151,8 @@ class JointLoader(DataLoader):  # type: ignore[misc]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration."""
-        self.batch_sampler.set_epoch(epoch)
+        self.joint_sampler.set_epoch(epoch)
 
     def set_streams(self, streams: Sequence[str]) -> None:
         """Choose which streams the next iteration has, ``("images",)`` for example; ``len`` stays."""
-        self.batch_sampler.set_streams(streams)
+        self.joint_sampler.set_streams(streams)

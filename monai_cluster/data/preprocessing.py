@@ -25,7 +25,8 @@ FOREGROUND = 0.02  # of the intensity range 0..1
 
 
 class LoadSampled(MapTransform):
-    """Load ``image`` of a row as ``C X Y Z`` (volume) or ``C H W`` (image), by :func:`read_volume` or :func:`read_image`.
+    """Load ``image`` of a row as ``C X Y Z`` (volume) or ``C H W`` (image), by :func:`read_volume` or
+    :func:`read_image`.
 
     Args:
         keys: entries with paths.
@@ -168,7 +169,7 @@ class ThinSlicesd(MapTransform):
             affine[:3, 3] += first * affine[:3, 2]
             affine[:3, 2] *= every
             output[key] = MetaTensor(
-                volume.as_tensor()[..., first::every].contiguous(), affine=affine, meta=volume.meta
+                volume.as_tensor()[..., first::every].contiguous(), affine=affine, meta=other_meta(volume)
             )
             output[ClusterKeys.SLICE_INDEX] = torch.arange(first, count, every)
         return output
@@ -192,8 +193,8 @@ def volume_preprocessing(
     Args:
         size: side of the slices in pixels; the longer side is resized, the shorter padded.
         plane: ``"axial"``, ``"coronal"`` or ``"sagittal"``.
-        upright: turn slices as a radiologist sees them (axial: front on top, patient's right on the left) instead of MONAI's
-            RAS order (axial: H = left to right, W = back to front).
+        upright: turn slices as a radiologist sees them (axial: front on top, patient's right on the left) instead of
+            MONAI's RAS order (axial: H = left to right, W = back to front).
         max_slices: thin to at most this many by keeping every n-th.
         spacing: resample to these mm along H, W, S first; -1 keeps an axis.
         window: CT window, see :class:`ModalityIntensity`.

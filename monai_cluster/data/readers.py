@@ -1,11 +1,11 @@
 # Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
 """Read one file or DICOM folder as a channel-first ``MetaTensor`` with an affine in RAS millimetres.
 
-NIfTI is read by MONAI's ``NibabelReader``, NRRD, MHA and MHD by SimpleITK (MONAI's own reader needs the 1.6 GB ``itk``),
-DICOM by :mod:`monai_cluster.data.dicom`, PNG, JPEG, TIFF and BMP by Pillow.
+NIfTI is read by MONAI's ``NibabelReader``, NRRD, MHA and MHD by SimpleITK (MONAI's own reader needs the 1.6 GB
+``itk``), DICOM by :mod:`monai_cluster.data.dicom`, PNG, JPEG, TIFF and BMP by Pillow.
 
-A 2D image is ``C H W`` with its top row first, as it is looked at. Files that know their anatomy are turned that way: an
-axial image has the front on top and the patient's right on the left, a coronal or sagittal one the head on top.
+A 2D image is ``C H W`` with its top row first, as it is looked at. Files that know their anatomy are turned that way:
+an axial image has the front on top and the patient's right on the left, a coronal or sagittal one the head on top.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def file_suffix(path: str | Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
 
-class PictureReader(ImageReader):  # type: ignore[misc]
+class PictureReader(ImageReader):
     """MONAI reader of PNG, JPEG, TIFF and BMP as grey values ``H W``, top row first.
 
     8 and 16 bits and floats keep their values. Colour becomes luminance, 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), in
@@ -73,7 +73,7 @@ class PictureReader(ImageReader):  # type: ignore[misc]
         pictures = [_open_picture(Path(name)) for name in names]
         return pictures[0] if len(pictures) == 1 else pictures
 
-    def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:  # type: ignore[type-arg]
+    def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Grey values ``H W`` (``C H W`` for a list) and affine."""
         stack = [img] if isinstance(img, np.ndarray) else list(img)
         _need_equal_shapes([picture.shape for picture in stack])
@@ -84,12 +84,13 @@ class PictureReader(ImageReader):  # type: ignore[misc]
         return array, meta
 
 
-def _open_picture(path: Path) -> np.ndarray:  # type: ignore[type-arg]
+def _open_picture(path: Path) -> np.ndarray:
     with Image.open(path) as picture:
         pages = getattr(picture, "n_frames", 1)
         if pages > 1:
             raise ValueError(
-                f"a picture must have one page, got {pages} in {path.name}; save the pages as files, or as one NIfTI volume"
+                f"a picture must have one page, got {pages} in {path.name}; save the pages as files, or "
+                "as one NIfTI volume"
             )
         picture = ImageOps.exif_transpose(picture)
         if picture.mode in ("P", "PA", "CMYK", "YCbCr", "HSV", "LAB", "RGBX"):
@@ -105,7 +106,7 @@ def _open_picture(path: Path) -> np.ndarray:  # type: ignore[type-arg]
     return array.astype(np.float32)
 
 
-class SimpleITKReader(ImageReader):  # type: ignore[misc]
+class SimpleITKReader(ImageReader):
     """MONAI reader of NRRD, NHDR, MHA and MHD through SimpleITK: array in x, y, z order, affine in RAS millimetres."""
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
@@ -119,7 +120,7 @@ class SimpleITKReader(ImageReader):  # type: ignore[misc]
         images = [sitk.ReadImage(str(name)) for name in names]
         return images[0] if len(images) == 1 else images
 
-    def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:  # type: ignore[type-arg]
+    def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Array ``X Y Z`` (``C X Y Z`` where there are channels) and affine."""
         images = list(img) if isinstance(img, (list, tuple)) else [img]
         arrays = [_itk_array(image) for image in images]
@@ -134,7 +135,7 @@ class SimpleITKReader(ImageReader):  # type: ignore[misc]
         return (array if many else array[0]), meta
 
 
-def _itk_array(image: Any) -> np.ndarray:  # type: ignore[type-arg]
+def _itk_array(image: Any) -> np.ndarray:
     """``C X Y Z``."""
     array = sitk.GetArrayFromImage(image)
     if image.GetNumberOfComponentsPerPixel() == 1:
@@ -142,7 +143,7 @@ def _itk_array(image: Any) -> np.ndarray:  # type: ignore[type-arg]
     return np.ascontiguousarray(array.T).astype(np.float32)
 
 
-def itk_affine(image: Any) -> np.ndarray:  # type: ignore[type-arg]
+def itk_affine(image: Any) -> np.ndarray:
     """Affine ``4 4`` in RAS of a SimpleITK image, which speaks LPS; time is left out."""
     dim, space = image.GetDimension(), min(image.GetDimension(), 3)
     direction = np.array(image.GetDirection()).reshape(dim, dim)[:space, :space]
@@ -183,7 +184,7 @@ def spatial_shape(path: str | Path) -> tuple[int, ...]:
     return shape
 
 
-def _load(path: Path, frame: int | None) -> tuple[np.ndarray, dict[str, Any]]:  # type: ignore[type-arg]
+def _load(path: Path, frame: int | None) -> tuple[np.ndarray, dict[str, Any]]:
     """``C`` and the spatial axes X Y (Z), and the meta data, from NIfTI or SimpleITK's formats."""
     reader = NibabelReader() if file_suffix(path) in NIFTI_SUFFIXES else SimpleITKReader()
     array, meta = reader.get_data(reader.read(str(path)))
@@ -266,7 +267,8 @@ def read_image(path: str | Path | Sequence[str | Path], frame: int | None = None
     shape = spatial_shape(path)
     if len(shape) > 2:
         raise ValueError(
-            f"{path.name} is a volume of shape {shape}, listed as an image; list it under volumes, or set its kind to 'volume'"
+            f"{path.name} is a volume of shape {shape}, listed as an image; list it under volumes, or "
+            "set its kind to 'volume'"
         )
     array, meta = _load(path, frame)
     return _upright(_tensor(array.reshape(*array.shape[:3], 1), meta))
@@ -292,7 +294,7 @@ def other_meta(image: MetaTensor) -> dict[str, Any]:
     return {key: value for key, value in image.meta.items() if key != "affine"}
 
 
-def _tensor(array: np.ndarray, meta: dict[str, Any]) -> MetaTensor:  # type: ignore[type-arg]
+def _tensor(array: np.ndarray, meta: dict[str, Any]) -> MetaTensor:
     """Keep of the meta data what the package uses: affine and modality; no names, no identifiers."""
     data = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
     kept = {"modality": str(meta["modality"])} if "modality" in meta else {}

@@ -48,7 +48,8 @@ class ModalityIntensity(Transform):
         if isinstance(window, str):
             if window not in CT_WINDOWS:
                 raise ValueError(
-                    f"window must be (low, high) in HU or one of {', '.join(CT_WINDOWS)}, got {window!r}; name one of these"
+                    f"window must be (low, high) in HU or one of {', '.join(CT_WINDOWS)}, got "
+                    f"{window!r}; name one of these"
                 )
             window = CT_WINDOWS[window]
         if len(window) != 2 or not window[0] < window[1]:
@@ -91,7 +92,8 @@ class ModalityIntensity(Transform):
             if is_ct(modality) and not self._warned:
                 self._warned = True
                 warnings.warn(
-                    f"CT should be in Hounsfield units (air -1000), but the minimum is {minimum:g}: scaled by percentiles "
+                    f"CT should be in Hounsfield units (air -1000), but the minimum is {minimum:g}: "
+                    "scaled by percentiles "
                     "instead; convert to HU, or change its modality (said once)",
                     stacklevel=3,
                 )

@@ -62,7 +62,8 @@ class MultiView(Randomizable, Transform):
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> MultiView:
         """Seed this transform, and each transform inside with its own seed derived from it."""
         super().set_random_state(seed, state)
-        for transform in [*self.global_transforms, self.local_transform]:
+        inside: list[Any] = [*self.global_transforms, self.local_transform]
+        for transform in inside:
             if isinstance(transform, Randomizable):
                 transform.set_random_state(seed=int(self.R.randint(MAX_SEED, dtype="uint32")))
         return self

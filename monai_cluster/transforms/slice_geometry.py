@@ -59,7 +59,8 @@ def slice_positions(affine: Tensor, axis: int, count: int) -> Tensor:
     normal = normal / normal.norm()
     normal = normal * torch.sign(normal[normal.abs().argmax()])
     steps = torch.arange(count, dtype=torch.float64)[:, None] * matrix[:3, axis]
-    return ((matrix[:3, 3] + steps) @ normal).to(torch.float32)
+    positions: Tensor = (matrix[:3, 3] + steps) @ normal
+    return positions.to(torch.float32)
 
 
 def split_volume(volume: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
 # Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
 """A volume as an ordered set of slices, and back.
 
-A sliced volume is a tensor ``C H W S`` with the slice axis last, and three facts per slice: ``slice_index`` (index in the
-source volume, -1 for padding), ``slice_position`` (mm along the slice normal) and ``padded``.
+A sliced volume is a tensor ``C H W S`` with the slice axis last, and three facts per slice: ``slice_index`` (index in
+the source volume, -1 for padding), ``slice_position`` (mm along the slice normal) and ``padded``.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ class SliceVolume(Randomizable, Transform):
         self.pad_to = pad_to
         self.sampling = sampling
 
-    def randomize(self, data: int) -> np.ndarray:  # type: ignore[type-arg]
-        """Choose slice indices, in ascending order, from ``data`` slices."""
-        candidates = np.arange(0, data, self.every)
+    def draw(self, total: int) -> np.ndarray:
+        """Choose slice indices, in ascending order, from ``total`` slices."""
+        candidates = np.arange(0, total, self.every)
         count, wanted = len(candidates), self.num_slices
         if wanted is None or wanted >= count:
             return candidates
@@ -101,7 +101,7 @@ class SliceVolume(Randomizable, Transform):
         axis = resolve_axis(self.axis, affine)
         source_shape = tuple(volume.shape)
         count = source_shape[axis + 1]
-        index = torch.as_tensor(self.randomize(count), dtype=torch.int64)
+        index = torch.as_tensor(self.draw(count), dtype=torch.int64)
         slices = volume.movedim(axis + 1, -1)
         if len(index) < count:
             slices = slices[..., index]

@@ -74,8 +74,8 @@ def volume_views(
         num_slices: slices per global view; None takes all. Shorter volumes keep what they have, the loader pads.
         size: side of the global views in pixels; None keeps the size of the input (then ``crop_scale`` must be None).
         sampling: how the slices are drawn, see :class:`SliceVolume`.
-        match_slices: all views are made of the same slices, so that slices can be compared by ``slice_index``; nothing then
-            rotates out of plane or mixes slices. Otherwise each view draws its own slices.
+        match_slices: all views are made of the same slices, so that slices can be compared by ``slice_index``;
+            nothing then rotates out of plane or mixes slices. Otherwise each view draws its own slices.
         augmentations: names of the augmentations to draw from.
         distinct: no two global views get the same augmentation.
         num_global: number of global views.

@@ -1,5 +1,5 @@
 # Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
-"""The paper's seven augmentations of a sliced volume ``C H W S``: flip, affine, anisotropy, noise, blur, bias field, gamma."""
+"""The paper's seven augmentations of a sliced volume ``C H W S``, one dictionary transform each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import (
     MapTransform,
     RandAdjustContrastd,
@@ -42,7 +43,7 @@ VOLUME_AUGMENTATIONS = ("flip", "affine", "anisotropy", "noise", "blur", "bias_f
 
 
 def _plain(data: Tensor) -> Tensor:
-    return data.as_tensor() if hasattr(data, "as_tensor") else data
+    return data.as_tensor() if isinstance(data, MetaTensor) else data
 
 
 class InPlane(Randomizable, Transform):
@@ -52,8 +53,8 @@ class InPlane(Randomizable, Transform):
         transform: an array transform of ``C H W``; the slices are handed to it as channels.
     """
 
-    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
-        self.transform = transform
+    def __init__(self, transform: Callable[[Any], Any]) -> None:
+        self.transform: Any = transform
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> InPlane:
         """Seed this transform and the one inside."""
@@ -94,13 +95,13 @@ class RandAnisotropy(Randomizable, Transform):
         self.factors = (float(factors[0]), float(factors[1]))
         self.axes = tuple(axes)
 
-    def randomize(self, data: Any = None) -> tuple[int, float]:
-        """Draw axis and factor."""
+    def draw(self) -> tuple[int, float]:
+        """Axis and factor."""
         return self.axes[int(self.R.randint(len(self.axes)))], float(self.R.uniform(*self.factors))
 
     def __call__(self, data: Tensor) -> Tensor:
         """``C H W S`` to ``C H W S``."""
-        axis, factor = self.randomize()
+        axis, factor = self.draw()
         lines = _plain(data).movedim(axis + 1, -1)
         length = lines.shape[-1]
         short = max(1, round(length / factor))
@@ -132,9 +133,7 @@ class _ArrayTransformd(Randomizable, MapTransform):
 class InPlaned(_ArrayTransformd):
     """Dictionary form of :class:`InPlane`."""
 
-    def __init__(
-        self, keys: KeysCollection, transform: Callable[[Tensor], Tensor], allow_missing_keys: bool = False
-    ) -> None:
+    def __init__(self, keys: KeysCollection, transform: Callable[[Any], Any], allow_missing_keys: bool = False) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         self.transform = InPlane(transform)
 
@@ -169,14 +168,14 @@ class RandVolumeFlipd(Randomizable, MapTransform):
             )
         self.axes = tuple(axes)
 
-    def randomize(self, data: Any = None) -> list[int]:
-        """Draw a non-empty subset of the axes."""
+    def draw(self) -> list[int]:
+        """A non-empty subset of the axes."""
         chosen = int(self.R.randint(1, 2 ** len(self.axes)))
         return [axis for bit, axis in enumerate(self.axes) if chosen >> bit & 1]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Flip, and keep ``slice_index``, ``slice_position`` and ``padded`` with their slices."""
-        output, axes = dict(data), self.randomize()
+        output, axes = dict(data), self.draw()
         for key in self.key_iterator(output):
             output[key] = torch.flip(_plain(output[key]), [axis + 1 for axis in axes])
         if 2 in axes:
@@ -196,8 +195,8 @@ def volume_augmentations(
     Args:
         keys: entries ``C H W S``, intensities in 0..1.
         names: which of the seven.
-        through_plane: also rotate out of plane and mix neighbouring slices; must be off where the slices of two views are
-            matched, since a slice would then no longer show the anatomy of its index.
+        through_plane: also rotate out of plane and mix neighbouring slices; must be off where the slices of two views
+            are matched, since a slice would then no longer show the anatomy of its index.
 
     Returns:
         one dictionary transform per name.
