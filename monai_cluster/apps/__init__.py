@@ -1,1 +1,35 @@
 # Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
+"""The package's jobs, one public function each; ``monai-cluster VERB`` calls the same functions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monai_cluster._lazy import attach
+
+if TYPE_CHECKING:
+    from .check_overrides import refuse_unknown_overrides as refuse_unknown_overrides
+    from .demonstration import demo as demo
+    from .embedding import embed as embed
+    from .embeddings import Embeddings as Embeddings
+    from .embeddings import load_embeddings as load_embeddings
+    from .evaluation import evaluate as evaluate
+    from .finishing import finish_pretraining as finish_pretraining
+    from .output_folder import OutputFolder as OutputFolder
+    from .output_folder import find_checkpoint as find_checkpoint
+    from .output_folder import prepare_output as prepare_output
+    from .pretraining import pretrain as pretrain
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "check_overrides": ["refuse_unknown_overrides"],
+        "demonstration": ["demo"],
+        "embedding": ["embed"],
+        "embeddings": ["Embeddings", "load_embeddings"],
+        "evaluation": ["evaluate"],
+        "finishing": ["finish_pretraining"],
+        "output_folder": ["OutputFolder", "find_checkpoint", "prepare_output"],
+        "pretraining": ["pretrain"],
+    },
+)

@@ -1,1 +1,26 @@
 # Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
+"""Rules of the algorithm that happen around a training step, as MONAI handlers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monai_cluster._lazy import attach
+
+if TYPE_CHECKING:
+    from .prototypes import FreezePrototypes as FreezePrototypes
+    from .prototypes import NormalizePrototypes as NormalizePrototypes
+    from .recluster import Recluster as Recluster
+    from .set_epoch import SetEpoch as SetEpoch
+    from .stage_schedule import Stage as Stage
+    from .stage_schedule import StageSchedule as StageSchedule
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "prototypes": ["FreezePrototypes", "NormalizePrototypes"],
+        "recluster": ["Recluster"],
+        "set_epoch": ["SetEpoch"],
+        "stage_schedule": ["Stage", "StageSchedule"],
+    },
+)

@@ -25,12 +25,14 @@ class Stage:
         epochs: how many epochs it lasts, at least 1.
         weights: λ per term (image, volume, mask, slice); absent terms are off.
         freeze: parts of the joint network that get no gradient, such as ``["slice_encoder"]``.
+        learning_rate: peak of the stage, read by :class:`~monai_cluster.optimizers.StagedWarmupCosine`.
     """
 
     name: str
     epochs: int
     weights: Mapping[str, float]
     freeze: Sequence[str] = field(default_factory=tuple)
+    learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
