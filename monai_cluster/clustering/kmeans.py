@@ -59,7 +59,7 @@ def spherical_kmeans(
         initial: ``K D`` centroids to start from, ``"k-means++"`` (None) or ``"random"`` rows (DeepCluster-v2; far
             cheaper for thousands of clusters).
         generator: CPU generator for the start, in the same state on every rank; by default one seeded with 0.
-        precision: ``"bf16"`` multiplies in bfloat16 when assigning: 2-4 times faster, objective within 0.2 %.
+        precision: ``"bf16"`` multiplies in bfloat16 when assigning: about twice as fast, objective within 0.2 %.
         distributed: work with all ranks; None does so where ``torch.distributed`` is initialised.
         report: filled with the objective and the re-seeded clusters of each assignment.
 
@@ -154,31 +154,25 @@ def _start(
 
 def _assign(rows: Tensor, centroids: Tensor, precision: str) -> tuple[Tensor, Tensor]:
     """``(similarity, assignments)`` of each row to its best centroid, a block of rows at a time in one workspace."""
-    number, step = len(rows), max(64, BLOCK_BYTES // (len(centroids) * 4))
-    dtype = torch.bfloat16 if precision == "bf16" else rows.dtype
+    low = precision == "bf16"
+    dtype = torch.bfloat16 if low else rows.dtype
+    number, step = len(rows), max(64, BLOCK_BYTES // (len(centroids) * dtype.itemsize))
     columns = centroids.to(dtype).T
     block = torch.empty(min(step, number), len(centroids), dtype=dtype, device=rows.device)
     best = torch.empty(number, dtype=dtype, device=rows.device)
+    similarity = torch.empty_like(best, dtype=rows.dtype) if low else best
     assignments = torch.empty(number, dtype=torch.int64, device=rows.device)
     for start in range(0, number, step):
         part = slice(start, min(start + step, number))
         products = torch.mm(rows[part].to(dtype), columns, out=block[: part.stop - start])
         torch.max(products, dim=1, out=(best[part], assignments[part]))
-    if precision == "bf16":
-        best = (rows * centroids[assignments]).sum(dim=1)
-    return best, assignments
+        if low:  # the choice may be rounded, the reported fit is not
+            similarity[part] = torch.linalg.vecdot(rows[part], centroids[assignments[part]])
+    return similarity, assignments
 
 
 def _mean_directions(rows: Tensor, assignments: Tensor, centroids: Tensor, distributed: bool | None) -> Tensor:
-    """New centroids; sorted rows are summed bag by bag, many times faster than one index operation a cluster."""
-    order = assignments.argsort(stable=True)
-    edges = torch.arange(len(centroids), device=rows.device)
-    offsets = torch.searchsorted(assignments[order], edges)
-    if len(rows):
-        sums = F.embedding_bag(order, rows, offsets, mode="sum")
-    else:
-        sums = torch.zeros_like(centroids)
-    all_sum_(sums, distributed)
+    sums = all_sum_(torch.zeros_like(centroids).index_add_(0, assignments, rows), distributed)
     norms = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
     # rows that cancel out have no mean direction: that centroid stays
     return torch.where(norms > 1e-12, sums / norms.clamp_min(1e-12), centroids)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -47,14 +48,15 @@ def sinkhorn_knopp(
     """
     _check(scores, epsilon, iterations)
     scores = scores.detach()
-    dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
-    with torch.autocast(scores.device.type, enabled=False):
-        low, high, total = _range(scores, dtype, distributed)
-        if total == 0:
-            return scores.new_empty(scores.shape, dtype=dtype)
-        if (high - low) / epsilon <= MAX_EXPONENT_RANGE:
-            return _scale(scores, dtype, epsilon, iterations, high, total, distributed)
-        return _scale_logarithms(scores, dtype, epsilon, iterations, high, total, distributed)
+    device = scores.device.type
+    # entering autocast costs as much as a small problem, so only where there is one to leave
+    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+        low, high, total = _range(scores, distributed)
+        plain = (high - low) / epsilon <= MAX_EXPONENT_RANGE
+        mass = total / scores.shape[1]
+        if plain:
+            return _scale(scores, epsilon, iterations, high, mass, distributed)
+        return _scale_logarithms(scores, epsilon, iterations, mass, distributed)
 
 
 def _check(scores: Tensor, epsilon: float, iterations: int) -> None:
@@ -70,103 +72,96 @@ def _check(scores: Tensor, epsilon: float, iterations: int) -> None:
         raise ValueError(f"iterations must be at least 1, got {iterations}: without any, no row would sum to 1.")
 
 
-def _range(scores: Tensor, dtype: torch.dtype, distributed: bool | None) -> tuple[float, float, int]:
-    """Smallest and largest score and the number of samples over all ranks, in one pass and one transfer."""
-    extremes = scores.new_full((3,), -torch.inf, dtype=torch.float64)
-    extremes[2] = 0.0
-    if len(scores):
-        low, high = torch.aminmax(scores)  # NaN wins in both
-        pair = torch.stack([-low, high]).double()
-        extremes[2] = (~pair.isfinite()).any()
-        extremes[:2] = torch.where(extremes[2] > 0, -torch.inf, pair)
-    all_max_(extremes, distributed)
-    count = len(scores)
+def _range(scores: Tensor, distributed: bool | None) -> tuple[float, float, int]:
+    """Smallest and largest score and the number of samples over all ranks, in one pass."""
+    low, high, count = math.inf, -math.inf, len(scores)
+    if count:
+        low, high = (float(value) for value in torch.aminmax(scores))  # NaN wins in both
+    broken = bool(count) and not math.isfinite(high - low)
     if world(distributed)[1] > 1:
+        extremes = (-math.inf, -math.inf, 1.0) if broken else (-low, high, 0.0)
+        shared = all_max_(torch.tensor(extremes, dtype=torch.float64, device=scores.device), distributed).tolist()
+        low, high, broken = -shared[0], shared[1], bool(shared[2])
         count = int(all_sum_(torch.tensor(count, device=scores.device), distributed))
-    negative_low, high_value, broken = extremes.tolist()
     if broken:
         rows = int((~scores.isfinite()).any(dim=1).sum())
         raise ValueError(
-            f"scores must be finite, got NaN or infinity in {rows} of this rank's {len(scores)} rows (any rank's "
-            "stop all): "
-            "look for an exploding loss, or for embeddings of zero norm."
+            f"scores must be finite, got NaN or infinity in {rows} of this rank's {len(scores)} rows (one rank's stop "
+            "all): look for an exploding loss, or for embeddings of zero norm."
         )
-    return -negative_low, high_value, count
-
-
-def _blocks(scores: Tensor, dtype: torch.dtype) -> Iterator[slice]:
-    """Slices of rows that fit the cache; on an accelerator all rows at once, since each launch costs there."""
-    rows, columns = scores.shape
-    step = max(1, BLOCK_BYTES // (columns * dtype.itemsize)) if scores.device.type == "cpu" else max(1, rows)
-    for start in range(0, rows, step):
-        yield slice(start, start + step)
+    return low, high, count
 
 
 def _scale(
-    scores: Tensor,
-    dtype: torch.dtype,
-    epsilon: float,
-    iterations: int,
-    high: float,
-    total: int,
-    distributed: bool | None,
+    scores: Tensor, epsilon: float, iterations: int, high: float, mass: float, distributed: bool | None
 ) -> Tensor:
     """Exponentials are computed once and stay as they are; only their row and column factors are iterated.
 
-    The sample step of one round and the sums for the next round's prototype step read a block while it is in the cache.
+    The sample step of one round and the sums for the next prototype step read a block while it is in the cache.
     """
-    kernel = torch.empty(scores.shape, dtype=dtype, device=scores.device)
-    mass = total / scores.shape[1]
-    columns = kernel.new_zeros(scores.shape[1])
-    for rows in _blocks(scores, dtype):
-        block = kernel[rows].copy_(scores[rows]).sub_(high).div_(epsilon).exp_()
-        columns += block.sum(dim=0)
+    dtype, step = _layout(scores)
+    assignments = torch.empty_like(scores, dtype=dtype, memory_format=torch.contiguous_format)
+    shift = torch.tensor(-high / epsilon, dtype=dtype, device=scores.device)
+    blocks = _blocks(assignments, step)
+    sums = []
+    for block, raw in zip(blocks, _blocks(scores, step), strict=True):
+        torch.add(shift, raw.to(dtype), alpha=1 / epsilon, out=block).exp_()
+        sums.append(block.sum(dim=0))
+    columns = _total(sums, distributed)
     for _ in range(iterations - 1):
-        factors = mass / all_sum_(columns, distributed)
-        columns = torch.zeros_like(columns)
-        for rows in _blocks(scores, dtype):
-            block = kernel[rows]
-            columns.addmv_(block.T, torch.mv(block, factors).reciprocal_())
-    factors = mass / all_sum_(columns, distributed)
-    for rows in _blocks(scores, dtype):
-        block = kernel[rows].mul_(factors)
+        factors, columns = columns.reciprocal_(), torch.empty_like(columns)
+        for place, block in enumerate(blocks):
+            scaled = torch.mv(block, factors).reciprocal_()
+            columns.addmv_(block.T, scaled, beta=min(place, 1), alpha=1 / mass)
+        all_sum_(columns, distributed)
+    factors = columns.reciprocal_()
+    for block in blocks:
+        block.mul_(factors)
         block.div_(block.sum(dim=1, keepdim=True))
-    return kernel
+    return assignments
 
 
-def _scale_logarithms(
-    scores: Tensor,
-    dtype: torch.dtype,
-    epsilon: float,
-    iterations: int,
-    high: float,
-    total: int,
-    distributed: bool | None,
-) -> Tensor:
+def _scale_logarithms(scores: Tensor, epsilon: float, iterations: int, mass: float, distributed: bool | None) -> Tensor:
     """The same rounds on the logarithms of the column factors; a sample step is then a softmax.
 
     No sum can vanish: after a prototype step each column holds mass 1, the sample step divides rows by at most K, so
-    the next column sums are at least 1/K.
+    the next column sums are at least 1/K. Exponents stop at a floor that changes no sum, since exp() is a hundred times
+    slower where its result is denormal.
     """
-    assignments = torch.empty(scores.shape, dtype=dtype, device=scores.device)
-
-    def exponents(rows: slice) -> Tensor:
-        return assignments[rows].copy_(scores[rows]).sub_(high).div_(epsilon)
-
-    peaks = assignments.new_full((scores.shape[1],), -torch.inf)
-    for rows in _blocks(scores, dtype):
-        peaks = torch.maximum(peaks, exponents(rows).amax(dim=0))
-    all_max_(peaks, distributed)
-    columns = torch.zeros_like(peaks)
-    for rows in _blocks(scores, dtype):
-        columns += exponents(rows).sub_(peaks).exp_().sum(dim=0)
-    mass = total / scores.shape[1]
-    logarithms = -peaks + (mass / all_sum_(columns, distributed)).log()
+    dtype, step = _layout(scores)
+    floor = 0.9 * math.log(torch.finfo(dtype).tiny)
+    assignments = torch.empty_like(scores, dtype=dtype, memory_format=torch.contiguous_format)
+    pairs = list(zip(_blocks(assignments, step), _blocks(scores, step), strict=True))
+    # a rank without samples joins in with what cannot be a maximum
+    peaks = scores.amax(dim=0).to(dtype) if len(scores) else assignments.new_full((scores.shape[1],), -torch.inf)
+    logarithms = all_max_(peaks, distributed).div_(-epsilon)
+    sums = []
+    for block, raw in pairs:
+        torch.add(logarithms, raw.to(dtype), alpha=1 / epsilon, out=block)
+        sums.append(block.clamp_min_(floor).exp_().sum(dim=0))
+    logarithms -= _total(sums, distributed).log_()
     for iteration in range(iterations):
         if iteration:
-            logarithms += (mass / all_sum_(columns, distributed)).log()
-        columns = torch.zeros_like(columns)
-        for rows in _blocks(scores, dtype):
-            block = exponents(rows).add_(logarithms)
-            columns += torch.softmax(block, dim=1, out=block).sum(dim=0)
+            logarithms -= _total(sums, distributed).div_(mass).log_()
+        sums = []
+        for block, raw in pairs:
+            torch.add(logarithms, raw.to(dtype), alpha=1 / epsilon, out=block)
+            block.sub_(block.amax(dim=1, keepdim=True)).clamp_min_(floor).exp_()
+            sums.append(block.div_(block.sum(dim=1, keepdim=True)).sum(dim=0))
     return assignments
+
+
+def _layout(scores: Tensor) -> tuple[torch.dtype, int]:
+    """Type to compute in, and rows that fit the cache; an accelerator takes all at once, since each launch costs."""
+    dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    fitting = BLOCK_BYTES // (scores.shape[1] * dtype.itemsize)
+    return dtype, max(1, fitting if scores.device.type == "cpu" else len(scores))
+
+
+def _blocks(rows: Tensor, step: int) -> tuple[Tensor, ...]:
+    return (rows,) if len(rows) <= step else torch.split(rows, step)
+
+
+def _total(sums: list[Tensor], distributed: bool | None) -> Tensor:
+    """Sum over blocks and ranks."""
+    return all_sum_(torch.stack(sums).sum(dim=0) if len(sums) > 1 else sums[0], distributed)
