@@ -1,1 +1,46 @@
 # Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
+"""The slice encoder, the aggregators over slices, prototypes and heads, and the joint network made of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monai_cluster._lazy import attach
+
+if TYPE_CHECKING:
+    from .attention_pooling import GatedAttentionPool as GatedAttentionPool
+    from .attention_pooling import MaxPool as MaxPool
+    from .attention_pooling import MeanPool as MeanPool
+    from .attention_pooling import QueryAttentionPool as QueryAttentionPool
+    from .cluster_head import ClusterHead as ClusterHead
+    from .cluster_head import ProjectionHead as ProjectionHead
+    from .deformable_attention import DeformableSliceAttention as DeformableSliceAttention
+    from .flexible_unet import ClusterResNetEncoder as ClusterResNetEncoder
+    from .flexible_unet import register_flexible_unet_encoders as register_flexible_unet_encoders
+    from .full_attention import FullSliceAttention as FullSliceAttention
+    from .joint_network import JointClusterNet as JointClusterNet
+    from .masked_slices import MaskedSliceDecoder as MaskedSliceDecoder
+    from .prototypes import Prototypes as Prototypes
+    from .prototypes import auto_num_prototypes as auto_num_prototypes
+    from .resnet_stages import ResNetStages as ResNetStages
+    from .slice_aggregator import DeformableAggregator as DeformableAggregator
+    from .slice_aggregator import TransformerAggregator as TransformerAggregator
+    from .slice_encoder import SliceEmbedder as SliceEmbedder
+    from .slice_encoder import SliceEncoder as SliceEncoder
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "attention_pooling": ["GatedAttentionPool", "MaxPool", "MeanPool", "QueryAttentionPool"],
+        "cluster_head": ["ClusterHead", "ProjectionHead"],
+        "deformable_attention": ["DeformableSliceAttention"],
+        "flexible_unet": ["ClusterResNetEncoder", "register_flexible_unet_encoders"],
+        "full_attention": ["FullSliceAttention"],
+        "joint_network": ["JointClusterNet"],
+        "masked_slices": ["MaskedSliceDecoder"],
+        "prototypes": ["Prototypes", "auto_num_prototypes"],
+        "resnet_stages": ["ResNetStages"],
+        "slice_aggregator": ["DeformableAggregator", "TransformerAggregator"],
+        "slice_encoder": ["SliceEmbedder", "SliceEncoder"],
+    },
+)
