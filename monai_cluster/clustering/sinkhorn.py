@@ -52,9 +52,10 @@ def sinkhorn_knopp(
     # entering autocast costs as much as a small problem, so only where there is one to leave
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
         low, high, total = _range(scores, distributed)
-        plain = (high - low) / epsilon <= MAX_EXPONENT_RANGE
+        if not total:
+            return torch.empty_like(scores, dtype=_layout(scores)[0])
         mass = total / scores.shape[1]
-        if plain:
+        if (high - low) / epsilon <= MAX_EXPONENT_RANGE:
             return _scale(scores, epsilon, iterations, high, mass, distributed)
         return _scale_logarithms(scores, epsilon, iterations, mass, distributed)
 

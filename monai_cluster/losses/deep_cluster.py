@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_cluster.clustering.distributed import all_gather_rows, share_of_rows
+from monai_cluster.clustering.distributed import all_gather_rows, world
 from monai_cluster.clustering.kmeans import KMeansReport, spherical_kmeans
 from monai_cluster.clustering.memory import MemoryBank
 from monai_cluster.outputs import ClusterOutput
@@ -161,7 +161,8 @@ class DeepClusterLoss(nn.Module):
                     "num_prototypes ('auto' chooses by the number of samples), or observe the data once before "
                     "clustering."
                 )
-            rows = share_of_rows(seen, self.distributed)
+            rank, size = world(self.distributed)
+            rows = seen.tensor_split(size)[rank]  # joined in rank order they are as in one process
             draw = (self.seed * 1_000_003 + int(self.num_clusterings)) * 1_009 + head
             report = KMeansReport()
             found, clusters = spherical_kmeans(

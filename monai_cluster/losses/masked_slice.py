@@ -62,8 +62,8 @@ def neighbour_interpolation(targets: Tensor, visible: Tensor) -> Tensor:
     after = torch.where(visible, place, slices).flip(1).cummin(dim=1).values.flip(1)
     left = torch.where(before >= 0, before, after).clamp_max(slices - 1)
     right = torch.where(after < slices, after, left)
-    weight = (place - left) / (right - left).clamp_min(1)
-    weight = weight.clamp(0, 1).to(targets.dtype)[..., None]
+    weight = (place - left).to(targets.dtype) / (right - left).clamp_min(1)
+    weight = weight.clamp(0, 1)[..., None]
 
     def pick(index: Tensor) -> Tensor:
         return targets.gather(1, index[..., None].expand_as(targets))

@@ -165,8 +165,9 @@ class LARS(_LayerwiseSGD):
 def _scaled_gradients(params: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
     """``(g + decay·p)·ratio`` for each parameter, without a transfer from the device."""
     gradients = [param.grad for param in params if param.grad is not None]
-    sizes = torch.stack(torch._foreach_norm(params)).float()
-    slopes = torch.stack(torch._foreach_norm(gradients)).float()
+    dtype = torch.promote_types(params[0].dtype, torch.float32)
+    sizes = torch.stack(torch._foreach_norm(params, 2, dtype=dtype))
+    slopes = torch.stack(torch._foreach_norm(gradients, 2, dtype=dtype))
     adapted = (sizes > 0) & (slopes > 0)
     if group["exclude_1d"]:
         adapted &= torch.tensor([param.ndim > 1 for param in params], device=adapted.device)
