@@ -1,1 +1,28 @@
 # Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
+"""Weights in and out: other people's checkpoints with a receipt, and our own exports."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monai_cluster._lazy import attach
+
+if TYPE_CHECKING:
+    from .load import load_aggregator_weights as load_aggregator_weights
+    from .load import load_encoder_weights as load_encoder_weights
+    from .load import load_network_weights as load_network_weights
+    from .pretrained import load_pretrained as load_pretrained
+    from .receipt import LoadReceipt as LoadReceipt
+    from .save import save_encoder as save_encoder
+    from .torchvision_layout import to_torchvision_state_dict as to_torchvision_state_dict
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "load": ["load_aggregator_weights", "load_encoder_weights", "load_network_weights"],
+        "pretrained": ["load_pretrained"],
+        "receipt": ["LoadReceipt"],
+        "save": ["save_encoder"],
+        "torchvision_layout": ["to_torchvision_state_dict"],
+    },
+)
