@@ -100,6 +100,15 @@ def test_length_of_rows_does_not_matter() -> None:
     assert torch.equal(found[1], wanted[1])
 
 
+def test_autocast_does_not_lower_the_precision() -> None:
+    rows = directions(300, 8)
+    wanted = spherical_kmeans(rows, 20)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = spherical_kmeans(rows, 20)
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])
+
+
 def test_bf16_products_lose_less_than_two_permille_of_the_objective() -> None:
     rows, exact, low = directions(3000, 32), KMeansReport(), KMeansReport()
     spherical_kmeans(rows, 60, initial=rows[:60], report=exact)
