@@ -86,7 +86,7 @@ def _is_union(hint: Any) -> bool:
 
 
 def _verb(name: str) -> Callable[..., Any]:
-    function: Callable[..., Any] = getattr(importlib.import_module(f"monai_cluster.apps.{name}"), name)
+    function: Callable[..., Any] = getattr(importlib.import_module("monai_cluster.apps"), name)
     return function
 
 

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
 import torch.distributed as dist
 
 __all__ = ["OutputFolder", "find_checkpoint", "prepare_output"]
+
+LOG_HANDLER = "monai_cluster train.log"
 
 
 class OutputFolder:
@@ -65,7 +68,32 @@ def prepare_output(output_dir: str | Path, resume: bool = False) -> str:
             )
     for path in (folder.checkpoints, folder.exported, folder.pictures):
         path.mkdir(parents=True, exist_ok=True)
+    if is_main_process():
+        _start_log(folder.log)
     return str(folder.root)
+
+
+def _start_log(path: Path) -> None:
+    """What the package says goes to the terminal, unless somebody configured that already, and to ``train.log``."""
+    stop_log()
+    logger = logging.getLogger("monai_cluster")
+    logger.setLevel(logging.INFO)
+    if not logger.hasHandlers():
+        terminal = logging.StreamHandler()
+        terminal.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(terminal)
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    file.set_name(LOG_HANDLER)
+    logger.addHandler(file)
+
+
+def stop_log() -> None:
+    """Close ``train.log`` of the run before."""
+    logger = logging.getLogger("monai_cluster")
+    for handler in [item for item in logger.handlers if item.get_name() == LOG_HANDLER]:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def find_checkpoint(folder: str | Path) -> str:

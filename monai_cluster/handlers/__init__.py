@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING
 from monai_cluster._lazy import attach
 
 if TYPE_CHECKING:
+    from .cluster_health import ClusterHealth as ClusterHealth
+    from .knn_probe import KNNProbe as KNNProbe
+    from .loss_diagnosis import LossDiagnosis as LossDiagnosis
+    from .metrics_jsonl import MetricsJsonl as MetricsJsonl
+    from .progress_bar import ProgressBar as ProgressBar
     from .prototypes import FreezePrototypes as FreezePrototypes
     from .prototypes import NormalizePrototypes as NormalizePrototypes
     from .recluster import Recluster as Recluster
@@ -18,6 +23,11 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "cluster_health": ["ClusterHealth"],
+        "knn_probe": ["KNNProbe"],
+        "loss_diagnosis": ["LossDiagnosis"],
+        "metrics_jsonl": ["MetricsJsonl"],
+        "progress_bar": ["ProgressBar"],
         "prototypes": ["FreezePrototypes", "NormalizePrototypes"],
         "recluster": ["Recluster"],
         "set_epoch": ["SetEpoch"],

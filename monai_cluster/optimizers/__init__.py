@@ -10,5 +10,6 @@ from monai_cluster._lazy import attach
 if TYPE_CHECKING:
     from .lars import LARC as LARC
     from .lars import LARS as LARS
+    from .stage_schedule import StagedWarmupCosine as StagedWarmupCosine
 
-__getattr__, __dir__, __all__ = attach(__name__, {"lars": ["LARC", "LARS"]})
+__getattr__, __dir__, __all__ = attach(__name__, {"lars": ["LARC", "LARS"], "stage_schedule": ["StagedWarmupCosine"]})
