@@ -191,9 +191,12 @@ class DeformableSliceAttention(nn.Module):
         sampled = torch.matmul(torch.matmul(mixing.to(grouped.dtype), grouped), self.to_kv)
         keys, values = self._split_heads(sampled)
         queries = queries.view(batch, num_slices, self.num_heads, -1).transpose(1, 2)
-        scores = torch.matmul(queries * self.head_dim**-0.5, keys.transpose(-2, -1))
-        if self.position_bias is not None:
-            scores = scores + self._bias(points, padded, position_mm, num_slices).to(scores.dtype)
+        keys = (keys * self.head_dim**-0.5).transpose(-2, -1)
+        if self.position_bias is None:
+            scores = torch.matmul(queries, keys)
+        else:
+            bias = self._bias(points, padded, position_mm, num_slices).to(keys.dtype)
+            scores = torch.baddbmm(bias.flatten(0, 1), queries.flatten(0, 1), keys.flatten(0, 1)).view(bias.shape)
         if padded is not None:
             block = torch.arange(mixing.shape[2], device=slices.device) * self.stride
             scores = scores.masked_fill((block >= counts[:, None])[:, None, None], -torch.inf)
@@ -216,6 +219,7 @@ class DeformableSliceAttention(nn.Module):
         else:
             where = position_mm.to(points.weight.dtype)
             where = where if padded is None else where.masked_fill(padded, 0)
-        sampled = points.interpolate(where.expand(len(points.weight), -1))
+        where = where.expand(len(points.weight), -1)
+        sampled = points.interpolate(where)
         bias: Tensor = self.position_bias(where, sampled.repeat_interleave(self.num_heads // self.groups, dim=1))
         return bias

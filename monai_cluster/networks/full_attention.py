@@ -63,6 +63,7 @@ class FullSliceAttention(nn.Module):
                 where = torch.arange(num_slices, device=slices.device, dtype=torch.float32)[None]
             else:
                 where = position_mm if padded is None else position_mm.masked_fill(padded, 0)
+            where = where.expand(batch, -1)
             scores = scores + self.position_bias(where, where[:, None]).to(scores.dtype)
         if padded is not None:
             scores = scores.masked_fill(padded[:, None, None], -torch.inf)
