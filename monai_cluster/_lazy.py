@@ -2,7 +2,8 @@
 """Exports that load on first use, so that importing the package costs next to nothing.
 
 MONAI's configuration parser finds a class by its short name in every module *already imported* whose name starts with
-``monai``. ``register_lazily`` therefore puts the package's modules into ``sys.modules`` without executing them: the parser
+``monai``. ``register_lazily`` therefore puts the package's modules into ``sys.modules`` without executing them: the
+parser
 sees their names, and a module's body runs when its first attribute is asked for.
 """
 
@@ -38,7 +39,8 @@ def attach(
     return __getattr__, __dir__, names
 
 
-# What the import system and inspect.getmodule (which walks over every module) ask a module without wanting its contents.
+# What the import system and inspect.getmodule (which walks over every module) ask a module without wanting its
+# contents.
 _IDENTITY = frozenset({"__class__", "__file__", "__loader__", "__name__", "__package__", "__spec__"})
 _LOADING = threading.RLock()
 
@@ -70,7 +72,7 @@ def register_lazily(package: str, path: Sequence[str], skip: Sequence[str] = ())
     """
     for info in pkgutil.iter_modules(path):
         name = f"{package}.{info.name}"
-        if info.name in skip or name in sys.modules and not info.ispkg:
+        if info.name in skip or (name in sys.modules and not info.ispkg):
             continue
         if info.ispkg:
             register_lazily(name, importlib.import_module(name).__path__, skip)

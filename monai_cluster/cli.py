@@ -68,7 +68,12 @@ def _add_option(parser: argparse.ArgumentParser, name: str, hint: Any, default: 
         parser.add_argument("--set", dest=name, metavar="KEY=VALUE", type=_pair, action="append", help=text)
         return
     shown = "" if required or default is None else f" (default: {default})"
-    common: dict[str, Any] = {"dest": name, "help": text + shown, "required": required, "default": None if required else default}
+    common: dict[str, Any] = {
+        "dest": name,
+        "help": text + shown,
+        "required": required,
+        "default": None if required else default,
+    }
     if bool in kinds:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
     elif typing.Literal in origins:
@@ -102,7 +107,9 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
         function = _verb(name)
         hints, texts = typing.get_type_hints(function), _descriptions(function)
         for parameter in inspect.signature(function).parameters.values():
-            _add_option(command, parameter.name, hints[parameter.name], parameter.default, texts.get(parameter.name, ""))
+            _add_option(
+                command, parameter.name, hints[parameter.name], parameter.default, texts.get(parameter.name, "")
+            )
         command.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     return parser
 

@@ -9,7 +9,8 @@ __all__ = ["ClusterKeys"]
 class ClusterKeys:
     """Names of dictionary entries, in the order in which a sample meets them.
 
-    Letters used everywhere in the package: B batch, V views, G global views (the first G of V), S slices, C H W channels
+    Letters used everywhere in the package: B batch, V views, G global views (the first G of V), S slices, C H W
+    channels
     and in-plane size, F encoder features, D embedding, K prototypes, N samples.
     """
 

@@ -27,7 +27,8 @@ class ClusterOutput(NamedTuple):
 
     Attributes:
         embeddings: ``V B D``, unit norm, the G global views first.
-        scores: ``V B K``, cosine similarity to the prototypes; with several heads K is the sum of the heads' sizes, in order.
+        scores: ``V B K``, cosine similarity to the prototypes; with several heads K is the sum of the heads' sizes,
+            in order.
         prototypes: ``K D``, the prototypes themselves without gradient (a queue of embeddings needs them), or None.
     """
 
@@ -59,7 +60,8 @@ class JointOutput(NamedTuple):
         image: the image stream's clustering output.
         volume: the volume stream's clustering output.
         masked: masked slice prediction.
-        slices: image-head output of slices matched between the two global views of the volumes (``G B·n D``), for the image loss.
+        slices: image-head output of slices matched between the two global views of the volumes (``G B·n D``), for
+            the image loss.
     """
 
     image: ClusterOutput | None

@@ -23,7 +23,9 @@ def shared_data() -> Path:
     """The folder of real images, or a skip that says where it was looked for."""
     root = Path(os.environ.get("MONAI_CLUSTER_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
     if not root.is_dir():
-        pytest.skip("real data not found: put it beside the checkout in ../shared/data or set MONAI_CLUSTER_SHARED_DATA")
+        pytest.skip(
+            "real data not found: put it beside the checkout in ../shared/data or set MONAI_CLUSTER_SHARED_DATA"
+        )
     return root
 
 

@@ -64,7 +64,11 @@ def _determinism_as_before() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory) -> Path:
     return write_phantoms(
-        tmp_path_factory.mktemp("data") / "phantoms", num_volumes_per_class=2, num_images_per_class=4, size=32, test_share=0.5
+        tmp_path_factory.mktemp("data") / "phantoms",
+        num_volumes_per_class=2,
+        num_images_per_class=4,
+        size=32,
+        test_share=0.5,
     )
 
 
@@ -300,7 +304,9 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(swav_run, t
     straight = load_file(out / "exported" / "encoder.safetensors")
     resumed = load_file(tmp_path / "out" / "exported" / "encoder.safetensors")
     assert [name for name in straight if not torch.equal(straight[name], resumed[name])] == []
-    assert not torch.equal(halfway["slice_encoder.backbone.conv1.weight"], straight["slice_encoder.backbone.conv1.weight"])
+    assert not torch.equal(
+        halfway["slice_encoder.backbone.conv1.weight"], straight["slice_encoder.backbone.conv1.weight"]
+    )
     ours, theirs = epochs_of(tmp_path / "out")[1], epochs_of(out)[1]
     assert losses_of(ours) == losses_of(theirs)
 
@@ -312,7 +318,9 @@ def test_resuming_where_nothing_lies_says_so(tmp_path: Path, phantoms: Path) -> 
     assert "nothing to resume" in str(cause_of(failure))
 
 
-def test_the_papers_stages_follow_each_other_and_the_mask_stage_freezes_the_encoder(tmp_path: Path, phantoms: Path) -> None:
+def test_the_papers_stages_follow_each_other_and_the_mask_stage_freezes_the_encoder(
+    tmp_path: Path, phantoms: Path
+) -> None:
     made = workflow(tmp_path / "out", phantoms, "train", "stages")
     made.initialize()
     encoder = made.parser.get_parsed_content("slice_encoder")
@@ -335,8 +343,10 @@ def test_the_papers_stages_follow_each_other_and_the_mask_stage_freezes_the_enco
     assert changed == [[False, True], [True, True]], "mask: the aggregator only; volume: both"
 
 
-def test_deepcluster_has_targets_from_the_first_epoch_and_centroids_as_prototypes(tmp_path: Path, phantoms: Path) -> None:
-    made = finished(workflow(tmp_path / "out", phantoms, "train", "deepcluster", num_heads=2))
+def test_deepcluster_has_targets_from_the_first_epoch_and_centroids_as_prototypes(
+    tmp_path: Path, phantoms: Path
+) -> None:
+    made = finished(workflow(tmp_path / "out", phantoms, "train", "deepcluster", num_heads=2, epoch_length="longest"))
     (epoch,) = epochs_of(tmp_path / "out")
     assert set(losses_of(epoch)) == {"image_loss", "volume_loss", "mask_loss"}
     assert epoch["image_seen"] == epoch["volume_seen"] == 1
@@ -359,8 +369,13 @@ def test_embed_and_evaluate_use_the_run(swav_run, phantoms: Path, tmp_path: Path
     ):
         finished(
             ConfigWorkflow(
-                config_file=files(name), meta_file=META, logging_file=False, workflow_type="train", weights=str(out),
-                **common, **settings,
+                config_file=files(name),
+                meta_file=META,
+                logging_file=False,
+                workflow_type="train",
+                weights=str(out),
+                **common,
+                **settings,
             )  # fmt: skip
         )
     found = load_embeddings(tmp_path / "found.npz")

@@ -29,16 +29,26 @@ def test_every_parameter_of_a_function_is_an_option_with_its_default_and_help(ve
 def test_options_arrive_as_the_types_of_the_function(monkeypatch) -> None:
     seen = {}
 
-    def fake(out: str, max_epochs: int | None = None, rate: float = 0.5, resume: bool = False, overrides: dict | None = None) -> None:
-        """Do.
-
-        Args:
-            out: where.
-        """
+    def fake(
+        out: str, max_epochs: int | None = None, rate: float = 0.5, resume: bool = False, overrides: dict | None = None
+    ) -> None:
         seen.update(locals())
 
     monkeypatch.setattr("monai_cluster.cli._verb", lambda name: fake)
-    words = ["pretrain", "--out", "o", "--max-epochs", "3", "--rate", "2", "--resume", "--set", "a=[1, 2]", "--set", "b=x"]
+    words = [
+        "pretrain",
+        "--out",
+        "o",
+        "--max-epochs",
+        "3",
+        "--rate",
+        "2",
+        "--resume",
+        "--set",
+        "a=[1, 2]",
+        "--set",
+        "b=x",
+    ]
     assert main(words) == 0
     assert {k: v for k, v in seen.items() if k != "seen"} == {
         "out": "o", "max_epochs": 3, "rate": 2.0, "resume": True, "overrides": {"a": [1, 2], "b": "x"},

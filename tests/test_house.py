@@ -75,11 +75,11 @@ def test_short_names_resolve_in_a_monai_configuration_after_one_import() -> None
     printed = run_python(
         "import monai_cluster\n"
         "from monai.bundle import ConfigParser\n"
-        "parser = ConfigParser({'loss': {'_target_': 'SwappedPredictionLoss', 'num_prototypes': 5, 'embedding_dim': 4},\n"
-        "                       'pool': {'_target_': 'MeanPool'}})\n"
+        "loss = {'_target_': 'SwappedPredictionLoss', 'num_prototypes': 5, 'embedding_dim': 4}\n"
+        "parser = ConfigParser({'loss': loss, 'pool': {'_target_': 'MeanPool'}})\n"
         "print(type(parser.get_parsed_content('loss')).__module__, type(parser.get_parsed_content('pool')).__module__)"
     )
-    assert printed.split() == ["monai_cluster.losses.swapped_prediction", "monai_cluster.networks.slice_aggregator"]
+    assert printed.split() == ["monai_cluster.losses.swapped_prediction", "monai_cluster.networks.attention_pooling"]
 
 
 def test_no_public_class_takes_the_name_of_a_monai_class() -> None:

@@ -19,7 +19,17 @@ from monai_cluster.apps.suggestions import did_you_mean
 __all__ = ["check_override_keys", "known_keys", "refuse_unknown_overrides"]
 
 # Set by MONAI's own launcher or allowed by its bundle specification.
-MONAI_KEYS = {"imports", "initialize", "run", "finalize", "meta_file", "logging_file", "tracking", "workflow_type", "_meta_"}
+MONAI_KEYS = {
+    "imports",
+    "initialize",
+    "run",
+    "finalize",
+    "meta_file",
+    "logging_file",
+    "tracking",
+    "workflow_type",
+    "_meta_",
+}
 
 
 def known_keys(bundle_root: str | Path) -> set[str]:
@@ -30,7 +40,9 @@ def known_keys(bundle_root: str | Path) -> set[str]:
     """
     files = sorted(path for path in Path(bundle_root, "configs").glob("*.json") if path.stem != "metadata")
     if not files:
-        raise FileNotFoundError(f"no configuration file in {Path(bundle_root, 'configs')}: set bundle_root to the bundle's folder.")
+        raise FileNotFoundError(
+            f"no configuration file in {Path(bundle_root, 'configs')}: set bundle_root to the bundle's folder."
+        )
     keys: set[str] = set(MONAI_KEYS)
     for file in files:
         keys |= {key.lstrip("+").replace("::", "#").split("#")[0] for key in json.loads(file.read_text())}
@@ -66,4 +78,6 @@ def refuse_unknown_overrides(bundle_root: str | Path) -> None:
             check_override_keys(caller.parser.get(), bundle_root)
             return
         frame = frame.f_back
-    raise ValueError("refuse_unknown_overrides belongs in the `initialize` of a bundle run by monai.bundle; no workflow is running.")
+    raise ValueError(
+        "refuse_unknown_overrides belongs in the `initialize` of a bundle run by monai.bundle; no workflow is running."
+    )

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 from monai_cluster.apps.evaluation import evaluate
@@ -54,18 +53,22 @@ def demo(
     )
     pretrain(str(folder.root), str(datalist), preset="cpu", method=method, max_epochs=max_epochs, seed=seed)
     results: dict[str, Any] = {
-        level: evaluate(str(folder.root), str(datalist), level=level, seed=seed)  # type: ignore[arg-type]
-        for level in ("image", "volume")
+        level: evaluate(str(folder.root), str(datalist), level=level, seed=seed) for level in ("image", "volume")
     }
     (folder.root / "probe.json").write_text(json.dumps(results, indent=2) + "\n")
     logger.info("\n%s", probe_table(results))
-    logger.info("finished in %.0f s; encoder, curves, pictures and probes are in %s", time.monotonic() - started, folder.root)
+    logger.info(
+        "finished in %.0f s; encoder, curves, pictures and probes are in %s", time.monotonic() - started, folder.root
+    )
     return results
 
 
 def probe_table(results: dict[str, Any]) -> str:
     """The probes as text: one line per level and representation, pretrained beside untrained."""
-    lines = [f"{'':34}{'kNN accuracy':>26}{'linear accuracy':>26}", f"{'':34}" + f"{'untrained':>13}{'pretrained':>13}" * 2]
+    lines = [
+        f"{'':34}{'kNN accuracy':>26}{'linear accuracy':>26}",
+        f"{'':34}" + f"{'untrained':>13}{'pretrained':>13}" * 2,
+    ]
     for level, found in results.items():
         names = [name.removeprefix("pretrained: ") for name in found if name.startswith("pretrained: ")]
         for name in names:
@@ -75,5 +78,7 @@ def probe_table(results: dict[str, Any]) -> str:
                 for state in ("untrained", "pretrained")
             ]
             lines.append(f"{level + ': ' + name:34}" + "".join(cells))
-    chance = ", ".join(f"{level} {next(iter(found.values()))['chance_accuracy']:.3f}" for level, found in results.items())
+    chance = ", ".join(
+        f"{level} {next(iter(found.values()))['chance_accuracy']:.3f}" for level, found in results.items()
+    )
     return "\n".join([*lines, f"largest class among the test rows: {chance}"])

@@ -27,7 +27,7 @@ from monai_cluster.data import (
 from monai_cluster.keys import ClusterKeys as Keys
 from monai_cluster.networks import SliceEncoder
 from monai_cluster.transforms import SliceVolume
-from monai_cluster.weights import load_pretrained
+from monai_cluster.weights import build_untrained, load_pretrained
 
 __all__ = ["embed", "embed_datalist", "embed_rows", "weights_file"]
 
@@ -97,13 +97,20 @@ def embed_datalist(
         device: such as ``cpu``; CUDA by default where there is one.
         num_workers: reading processes.
         batch_size: images or slices encoded at once.
-        untrained_seed: replace all weights by fresh ones drawn with this seed, as the baseline of a probe.
+        untrained_seed: draw fresh weights with this seed instead, as the baseline of a probe.
+
+    Raises:
+        FileNotFoundError: for missing weights.
+        ValueError: if the side file does not say how images were prepared.
     """
-    encoder, aggregator, metadata = load_pretrained(weights_file(weights))
-    if untrained_seed is not None:
-        _reset(untrained_seed, encoder, aggregator)
+    file = weights_file(weights)
+    built = load_pretrained(file) if untrained_seed is None else build_untrained(file, untrained_seed)
+    encoder, aggregator, description = built
+    preprocessing = description["metadata"].get("preprocessing")
+    if preprocessing is None:
+        raise ValueError(f"{file.name} does not say how its images were prepared: embed with embed_rows and say it.")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return embed_rows(encoder, aggregator, rows, metadata["preprocessing"], place, num_workers, batch_size)
+    return embed_rows(encoder, aggregator, rows, preprocessing, place, num_workers, batch_size)
 
 
 @torch.inference_mode()
@@ -122,8 +129,9 @@ def embed_rows(
         encoder: slice encoder.
         aggregator: slice aggregator; None uses the normalised mean of the slice embeddings.
         rows: images and volumes.
-        preprocessing: ``{"volume": {...}, "image": {...}, "num_slices": S}``, arguments of the two preprocessings; a volume
-            is embedded from at most S evenly spaced slices.
+        preprocessing: ``{"volume": {...}, "image": {...}, "num_slices": S}``, arguments of the two preprocessings,
+            images
+            padded to a square; a volume is embedded from at most S evenly spaced slices.
         device: where to compute.
         num_workers: reading processes.
         batch_size: images or slices encoded at once.
@@ -132,7 +140,7 @@ def embed_rows(
     modes = [module.training for module in modules]
     for module in modules:
         module.eval().to(device)
-    images = ImageDataset(rows.images, image_preprocessing(**{"pad": True} | dict(preprocessing["image"])))
+    images = ImageDataset(rows.images, image_preprocessing(**preprocessing["image"]))
     volumes = VolumeDataset(rows.volumes, volume_preprocessing(**preprocessing["volume"]))
     arrays = _embed_images(encoder, images, device, num_workers, batch_size)
     arrays |= _embed_volumes(encoder, aggregator, volumes, preprocessing["num_slices"], device, num_workers, batch_size)
@@ -155,7 +163,7 @@ def _unchanged(sample: Any) -> Any:
 
 
 def _encode(encoder: SliceEncoder, slices: Tensor, device: torch.device, batch_size: int) -> tuple[Tensor, Tensor]:
-    parts = [encoder(part.to(device)) for part in slices.split(batch_size)]
+    parts = [encoder(part.to(device)) for part in torch.split(slices, batch_size)]
     return torch.cat([part.features for part in parts]).float(), torch.cat([part.embedding for part in parts]).float()
 
 
@@ -251,14 +259,3 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for name, values in table.items()
         if all(value is None or isinstance(value, (str, int, float, bool)) for value in values)
     }
-
-
-def _reset(seed: int, *modules: nn.Module | None) -> None:
-    """Draw all weights anew, as the modules' own constructors would."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for module in modules:
-            for part in module.modules() if module is not None else ():
-                reset = getattr(part, "reset_parameters", None)
-                if callable(reset):
-                    reset()

@@ -31,7 +31,8 @@ class Embeddings:
         slice_sample_index: ``M``, the index of the volume it belongs to.
         slice_index: ``M``, index in the source volume.
         slice_position_mm: ``M``, along the slice normal.
-        columns: per level (``image``, ``volume``) the datalist's columns as text arrays, such as ``label``; missing is "".
+        columns: per level (``image``, ``volume``) the datalist's columns as text arrays, such as ``label``; missing
+            is "".
     """
 
     image_features: Array

@@ -100,7 +100,9 @@ def probe_embeddings(
     kept = {name: values != "" for name, values in labels.items()}
     for name, rows in kept.items():
         if not rows.any():
-            raise ValueError(f"no {level} of the {name} rows has a value in column {label!r}: choose another column or level.")
+            raise ValueError(
+                f"no {level} of the {name} rows has a value in column {label!r}: choose another column or level."
+            )
     for representation, attribute in REPRESENTATIONS[level].items():
         arrays: list[Any] = [
             getattr(train, attribute)[kept["train"]], labels["train"][kept["train"]],

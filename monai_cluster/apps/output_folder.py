@@ -102,7 +102,11 @@ def find_checkpoint(folder: str | Path) -> str:
     Raises:
         FileNotFoundError: if there is none.
     """
-    found = {int(match.group(1)): path for path in Path(folder).glob("*.pt") if (match := re.search(r"epoch=(\d+)", path.name))}
+    found = {
+        int(match.group(1)): path
+        for path in Path(folder).glob("*.pt")
+        if (match := re.search(r"epoch=(\d+)", path.name))
+    }
     if not found:
         raise FileNotFoundError(f"nothing to resume: no checkpoint (*epoch=N.pt) in {folder}; start without resume.")
     return str(found[max(found)])

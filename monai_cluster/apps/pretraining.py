@@ -97,7 +97,12 @@ def _configs(preset: str, method: str, schedule: str) -> list[str]:
     """Configuration files in the order in which they override each other."""
     if preset == "auto":
         preset = "gpu" if torch.cuda.is_available() else "cpu"
-    return ["train", preset, *(["deepcluster"] if method == "deepcluster" else []), *(["stages"] if schedule == "stages" else [])]
+    return [
+        "train",
+        preset,
+        *(["deepcluster"] if method == "deepcluster" else []),
+        *(["stages"] if schedule == "stages" else []),
+    ]
 
 
 def _plain(path: str, name: str) -> str:

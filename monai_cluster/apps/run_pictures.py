@@ -54,16 +54,16 @@ def draw_run(
     from monai_cluster.apps.pictures import draw_curves, draw_embedding_map, draw_neighbours
 
     yield draw_curves(folder.metrics, folder.pictures / "curves.png")
-    sample = Datalist(_even(datalist.volumes, MOST_VOLUMES), _even(datalist.images, MOST_IMAGES))
+    sample = Datalist(_even(datalist.images, MOST_IMAGES), _even(datalist.volumes, MOST_VOLUMES), [])
     device = next(encoder.parameters()).device
     found = embed_rows(encoder, aggregator, sample, preprocessing, device)
-    images = ImageDataset(sample.images, image_preprocessing(**{"pad": True} | dict(preprocessing["image"])))
+    images = ImageDataset(sample.images, image_preprocessing(**preprocessing["image"]))
     volumes = VolumeDataset(sample.volumes, volume_preprocessing(**preprocessing["volume"]))
 
-    pictures = [np.asarray(item[Keys.IMAGE][0]) for item in images]
+    pictures = [np.asarray(images[place][Keys.IMAGE][0]) for place in range(len(images))]
     embeddings, sources = [*found.image_embedding], [source_of(row) for row in sample.images]
-    for row, item in zip(sample.volumes, volumes, strict=True):
-        slices = thin(item, preprocessing["num_slices"])[0]
+    for number, row in enumerate(sample.volumes):
+        slices = thin(volumes[number], preprocessing["num_slices"])[0]
         places = np.flatnonzero(found.slice_sample_index == row[Keys.SAMPLE_INDEX])
         for place in np.unique(np.linspace(0, len(slices) - 1, SLICES_SHOWN + 2).round().astype(int)[1:-1]):
             pictures.append(np.asarray(slices[place][0]))
@@ -84,12 +84,21 @@ def draw_run(
 
 def _even(rows: Sequence[Any], most: int) -> list[Any]:
     """At most so many rows, evenly from the whole list."""
-    return [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))] if rows else []
+    return (
+        [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))]
+        if rows
+        else []
+    )
 
 
 @torch.inference_mode()
 def _draw_attention(
-    folder: OutputFolder, encoder: SliceEncoder, aggregator: Any, volumes: VolumeDataset, num_slices: int, device: torch.device
+    folder: OutputFolder,
+    encoder: SliceEncoder,
+    aggregator: Any,
+    volumes: VolumeDataset,
+    num_slices: int,
+    device: torch.device,
 ) -> Path:
     """Attention of the last layer in the volume with most slices."""
     from monai_cluster.apps.pictures import draw_attention
@@ -103,4 +112,5 @@ def _draw_attention(
     attention = aggregator.attention_over_slices(embedding, None, position[None].to(device))[0].float().cpu().numpy()
     encoder.train(modes[0])
     aggregator.train(modes[1])
-    return draw_attention(attention, position.numpy(), slices[:, 0].numpy(), folder.pictures / "attention.png")
+    drawn: Path = draw_attention(attention, position.numpy(), slices[:, 0].numpy(), folder.pictures / "attention.png")
+    return drawn

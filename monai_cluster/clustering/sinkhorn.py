@@ -17,7 +17,7 @@ __all__ = ["sinkhorn_knopp"]
 # exponents.
 MAX_EXPONENT_RANGE = 64.0
 # Bytes of one block of rows: exponentials are made and summed while they are in a core's second-level cache.
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 2 << 20
 
 
 @torch.no_grad()

@@ -23,8 +23,8 @@ def fit_batch_size(wanted: int, available: int, stream: str) -> int:
         raise ValueError(f"the batch size of {stream} must be at least 1, got {wanted}.")
     if available and wanted > available:
         logging.getLogger(__name__).warning(
-            "batch size of %s lowered from %d to %d: the data list has no more independent samples (slices of one volume "
-            "never share a batch). Clustering wants large batches; a queue makes up for part of it.",
+            "batch size of %s lowered from %d to %d: the data list has no more independent samples (slices of one "
+            "volume never share a batch). Clustering wants large batches; a queue makes up for part of it.",
             stream,
             wanted,
             available,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from monai.engines.trainer import Trainer
-from monai.engines.utils import IterationEvents
+from monai.engines.utils import IterationEvents, default_metric_cmp_fn
 from monai.engines.workflow import Workflow
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -25,7 +25,8 @@ TERMS = ("image", "volume", "mask", "slice")
 
 
 class ClusterTrainer(Trainer):
-    """Joint self-supervised training, L = Σ λ·L over the image, volume, mask and slice terms (arXiv:2212.01893, eq. 10).
+    """Joint self-supervised training, L = Σ λ·L over the image, volume, mask and slice terms (arXiv:2212.01893, eq.
+    10).
 
     ``engine.state.output`` is a list with one dictionary of floats (``loss``, ``image_loss``, …, and each criterion's
     diagnostics prefixed by its term), so that MONAI's ``from_engine(["loss"], first=True)`` idiom works. For handlers,
@@ -102,7 +103,6 @@ class ClusterTrainer(Trainer):
         self.accumulation_steps, self.max_grad_norm = accumulation_steps, max_grad_norm
         if compile:
             network.compile(**dict(compile_kwargs or {}))
-        optional = {} if metric_cmp_fn is None else {"metric_cmp_fn": metric_cmp_fn}
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -115,7 +115,7 @@ class ClusterTrainer(Trainer):
             handlers=train_handlers,
             amp=amp,
             decollate=False,
-            **optional,
+            metric_cmp_fn=metric_cmp_fn or default_metric_cmp_fn,
         )
         scaled = amp and self.amp_dtype is torch.float16
         self.scaler = torch.amp.GradScaler(self.state.device.type, enabled=scaled)  # type: ignore[assignment]
@@ -138,7 +138,7 @@ class ClusterTrainer(Trainer):
             raise ValueError("at least one of image_, volume_, mask_ and slice_criterion is needed, got none.")
         return {term: float(weights.get(term, 1.0)) for term in given}
 
-    def _iteration(self, engine: Any, batchdata: Any) -> list[dict[str, float]]:
+    def _iteration(self, engine: Any, batchdata: Any) -> list[dict[str, float]]:  # type: ignore[override]
         """One step: forward, losses, backward, update; events fire in MONAI's order."""
         images, volumes = self.prepare_batch(batchdata, self.state.device, self.non_blocking)
         self.network.train()
@@ -186,7 +186,7 @@ class ClusterTrainer(Trainer):
         place = (self.state.iteration - 1) % length
         if place % self.accumulation_steps == 0:
             self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss / self.accumulation_steps).backward()
+        self.scaler.scale(loss / self.accumulation_steps).backward()  # type: ignore[no-untyped-call]
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if (place + 1) % self.accumulation_steps and place + 1 != length:
             return
@@ -209,8 +209,8 @@ class ClusterTrainer(Trainer):
         if broken:
             raise FloatingPointError(
                 f"{', '.join(broken)} became NaN or infinite at iteration {self.state.iteration} (epoch "
-                f"{self.state.epoch}): lower the learning rate, clip gradients (max_grad_norm), or use bfloat16 instead "
-                "of float16; the last checkpoint is intact."
+                f"{self.state.epoch}): lower the learning rate, clip gradients (max_grad_norm), or use bfloat16 for "
+                "float16; the last checkpoint is intact."
             )
         return report
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from ignite.engine import Engine, Events
@@ -19,7 +19,8 @@ __all__ = ["Recluster"]
 class Recluster:
     """Cluster the bank, copy the centroids into the prototypes and renew the assignments (DeepCluster-v2).
 
-    Before the first clustering the bank is filled by one pass over the loader without training; otherwise the first epoch
+    Before the first clustering the bank is filled by one pass over the loader without training; otherwise the first
+    epoch
     would have no targets. Prototypes get no gradient: they are means, not parameters to learn.
 
     Args:
@@ -33,11 +34,17 @@ class Recluster:
         ValueError: if ``interval`` is below 1.
     """
 
-    OUTPUT_OF = {"image": ("image", "images"), "volume": ("volume", "volumes"), "slice": ("slices", "volumes")}
+    OUTPUT_OF: ClassVar[dict[str, tuple[str, str]]] = {
+        "image": ("image", "images"),
+        "volume": ("volume", "volumes"),
+        "slice": ("slices", "volumes"),
+    }
 
     def __init__(self, term: str, criterion: nn.Module, prototypes: Prototypes, interval: int = 1) -> None:
         if not isinstance(criterion, DeepClusterLoss):
-            raise TypeError(f"Recluster needs a DeepClusterLoss, got {type(criterion).__name__}: SwAV learns its prototypes.")
+            raise TypeError(
+                f"Recluster needs a DeepClusterLoss, got {type(criterion).__name__}: SwAV learns its prototypes."
+            )
         if interval < 1:
             raise ValueError(f"interval must be at least 1 epoch, got {interval}.")
         if term not in self.OUTPUT_OF:

@@ -17,8 +17,10 @@ __all__ = ["SetEpoch"]
 class SetEpoch:
     """Tell the epoch to everything that depends on it, and seed torch with (seed, epoch, rank).
 
-    MONAI passes the epoch to a ``DistributedSampler`` only, never to a batch sampler of one's own. Seeding at the start of
-    each epoch makes a run that is resumed at an epoch boundary draw the same masks and dropouts as an uninterrupted one.
+    MONAI passes the epoch to a ``DistributedSampler`` only, never to a batch sampler of one's own. Seeding at the
+    start of
+    each epoch makes a run that is resumed at an epoch boundary draw the same masks and dropouts as an uninterrupted
+    one.
 
     Args:
         seed: the run's seed, 0 or more.

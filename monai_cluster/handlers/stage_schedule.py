@@ -39,7 +39,9 @@ class Stage:
             raise ValueError(f"stage {self.name!r}: epochs must be at least 1, got {self.epochs}.")
         unknown = sorted(set(self.weights) - set(STREAM_OF))
         if unknown:
-            raise ValueError(f"stage {self.name!r}: unknown loss terms {unknown}; the terms are {', '.join(STREAM_OF)}.")
+            raise ValueError(
+                f"stage {self.name!r}: unknown loss terms {unknown}; the terms are {', '.join(STREAM_OF)}."
+            )
         if not any(self.weights.values()):
             raise ValueError(f"stage {self.name!r}: every weight is 0, so there is nothing to learn.")
 
@@ -102,7 +104,9 @@ class StageSchedule:
                 f"stage {stage.name!r} weighs the terms {missing}, but the trainer has no criterion for them: "
                 "give the criteria or drop the terms."
             )
-        engine.loss_weights = {term: float(stage.weights.get(term, 0.0)) for term in STREAM_OF if engine.criterion(term)}
+        engine.loss_weights = {
+            term: float(stage.weights.get(term, 0.0)) for term in STREAM_OF if engine.criterion(term)
+        }
         if self.network is not None:
             network: Any = self.network
             network.unfreeze(*(self.current.freeze if self.current else ()))

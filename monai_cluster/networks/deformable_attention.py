@@ -44,7 +44,7 @@ def sampling_points(position: Tensor, counts: Tensor) -> SamplingPoints:
         counts: int64 ``B``, real slices of each volume; nothing behind them is sampled.
     """
     last = (counts - 1)[:, None, None]
-    position = position.clamp(min=0.0).minimum(last.to(position.dtype))
+    position = position.clamp(torch.zeros_like(last, dtype=position.dtype), last.to(position.dtype))
     # The interval left of the last slice, not the empty one right of it: the gradient there is then the slope.
     lower = position.detach().floor().long().minimum((last - 1).clamp(min=0))
     return SamplingPoints(lower, (lower + 1).minimum(last), position - lower)

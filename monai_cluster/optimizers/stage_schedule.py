@@ -16,7 +16,8 @@ __all__ = ["StagedWarmupCosine"]
 class StagedWarmupCosine(LambdaLR):
     """Learning rate per step: in each stage a linear warm-up to the stage's peak, then half a cosine down.
 
-    MONAI's ``WarmupCosineSchedule`` is the special case of one stage; torch's ``SequentialLR`` cannot give stages peaks of
+    MONAI's ``WarmupCosineSchedule`` is the special case of one stage; torch's ``SequentialLR`` cannot give stages
+    peaks of
     their own.
 
     Args:
@@ -54,13 +55,12 @@ class StagedWarmupCosine(LambdaLR):
 
     def factor(self, step: int) -> float:
         """Multiple of the optimiser's ``lr`` at a step counted from 0; past the end the last value stays."""
-        for length, peak in self.plan:
-            if step < length:
-                break
-            step -= length
-        else:
-            length, peak = self.plan[-1]
-            step = length
+        stage = 0
+        while step >= self.plan[stage][0] and stage + 1 < len(self.plan):
+            step -= self.plan[stage][0]
+            stage += 1
+        length, peak = self.plan[stage]
+        step = min(step, length)
         warmup = min(self.warmup_steps, length // 2)
         if step < warmup:
             return peak * (step + 1) / warmup

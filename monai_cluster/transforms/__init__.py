@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from monai_cluster._lazy import attach
 
 if TYPE_CHECKING:
+    from .blur import RandEdgeBlur as RandEdgeBlur
+    from .blur import RandEdgeBlurd as RandEdgeBlurd
     from .image_augment import image_augmentations as image_augmentations
     from .intensity import ModalityIntensity as ModalityIntensity
     from .intensity import ModalityIntensityd as ModalityIntensityd
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "blur": ["RandEdgeBlur", "RandEdgeBlurd"],
         "image_augment": ["image_augmentations"],
         "intensity": ["ModalityIntensity", "ModalityIntensityd"],
         "multi_crop": ["MultiCrop", "MultiCropd", "RandResizedCrop", "RandResizedCropd"],

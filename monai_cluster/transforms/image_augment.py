@@ -10,18 +10,19 @@ from monai.transforms import (
     RandBiasFieldd,
     RandFlipd,
     RandGaussianNoised,
-    RandGaussianSmoothd,
     RandScaleIntensityd,
     RandShiftIntensityd,
 )
 
 from monai_cluster.keys import ClusterKeys
 
+from .blur import RandEdgeBlurd
+
 __all__ = ["image_augmentations"]
 
 
 def image_augmentations(keys: KeysCollection = ClusterKeys.IMAGE, strength: float = 1.0) -> Compose:
-    """Flips, intensity scale and shift, gamma, noise, blur and bias field, all by MONAI's transforms.
+    """Flips, intensity scale and shift, gamma, noise, blur and bias field; all but the blur are MONAI's transforms.
 
     Args:
         keys: entries ``C H W`` with intensities in 0..1.
@@ -38,11 +39,11 @@ def image_augmentations(keys: KeysCollection = ClusterKeys.IMAGE, strength: floa
     return Compose(
         [
             *flips,
-            RandScaleIntensityd(keys, factors=0.3 * strength, prob=0.8),
+            RandScaleIntensityd(keys, factors=0.2 * strength, prob=0.8),
             RandShiftIntensityd(keys, offsets=0.1 * strength, prob=0.8),
             RandAdjustContrastd(keys, prob=0.5, gamma=(1 / (1 + 0.7 * strength), 1 + 0.7 * strength)),
             RandGaussianNoised(keys, prob=0.3, std=0.05 * strength),
-            RandGaussianSmoothd(keys, (0.1, 1.5 * strength), (0.1, 1.5 * strength), prob=0.5),
+            RandEdgeBlurd(keys, [(0.1, 0.1 + 1.4 * strength)] * 2, prob=0.5),
             RandBiasFieldd(keys, prob=0.3, degree=3, coeff_range=(-0.2 * strength, 0.2 * strength)),
         ]
     )

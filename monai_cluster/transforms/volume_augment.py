@@ -19,8 +19,6 @@ from monai.transforms import (
     RandAffined,
     RandBiasFieldd,
     RandGaussianNoised,
-    RandGaussianSmooth,
-    RandGaussianSmoothd,
     Randomizable,
     Transform,
 )
@@ -28,6 +26,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monai_cluster.keys import ClusterKeys
+
+from .blur import RandEdgeBlurd
 
 __all__ = [
     "VOLUME_AUGMENTATIONS",
@@ -205,7 +205,7 @@ def volume_augmentations(
         ValueError: for an unknown name.
     """
     tilt = math.radians(10 if through_plane else 0)
-    turn, scale, shift = math.radians(15), 0.1, 0.05
+    turn, scale, shift, wide = math.radians(15), 0.1, 0.05, (0.25, 1.5)
     build: dict[str, Callable[[], Transform]] = {
         "flip": lambda: RandVolumeFlipd(keys),
         "affine": lambda: (
@@ -222,11 +222,7 @@ def volume_augmentations(
         ),
         "anisotropy": lambda: RandAnisotropyd(keys, axes=(0, 1, 2) if through_plane else (0, 1)),
         "noise": lambda: RandGaussianNoised(keys, prob=1.0, std=0.1),
-        "blur": lambda: (
-            RandGaussianSmoothd(keys, (0.25, 1.5), (0.25, 1.5), (0.25, 1.0), prob=1.0)
-            if through_plane
-            else InPlaned(keys, RandGaussianSmooth((0.25, 1.5), (0.25, 1.5), prob=1.0))
-        ),
+        "blur": lambda: RandEdgeBlurd(keys, [wide, wide, (0.25, 1.0) if through_plane else (0.0, 0.0)]),
         "bias_field": lambda: RandBiasFieldd(keys, prob=1.0, degree=3, coeff_range=(-0.2, 0.2)),
         "gamma": lambda: RandAdjustContrastd(keys, prob=1.0, gamma=(0.6, 1.7)),
     }

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .load import load_aggregator_weights as load_aggregator_weights
     from .load import load_encoder_weights as load_encoder_weights
     from .load import load_network_weights as load_network_weights
+    from .pretrained import build_untrained as build_untrained
     from .pretrained import load_pretrained as load_pretrained
     from .receipt import LoadReceipt as LoadReceipt
     from .save import save_encoder as save_encoder
@@ -20,7 +21,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "load": ["load_aggregator_weights", "load_encoder_weights", "load_network_weights"],
-        "pretrained": ["load_pretrained"],
+        "pretrained": ["build_untrained", "load_pretrained"],
         "receipt": ["LoadReceipt"],
         "save": ["save_encoder"],
         "torchvision_layout": ["to_torchvision_state_dict"],

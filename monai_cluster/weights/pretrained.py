@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from monai_cluster.networks.slice_encoder import SliceEncoder
 
 from .save import FORMAT, sha256_of, weights_path
 
-__all__ = ["load_pretrained"]
+__all__ = ["build_untrained", "load_pretrained"]
 
 _AGGREGATORS = (
     "DeformableAggregator",
@@ -67,6 +68,32 @@ def load_pretrained(
     if built is not None:
         _fill(built, "slice_aggregator.", tensors, weights.name)
     return encoder.eval(), None if built is None else built.eval(), description
+
+
+def build_untrained(path: str | Path, seed: int = 0) -> tuple[SliceEncoder, nn.Module | None, dict[str, Any]]:
+    """The architecture of an export with fresh weights: the baseline that pretraining must beat.
+
+    Args:
+        path: the export folder or its safetensors file; only the JSON file beside it is read.
+        seed: of the fresh weights; the global random state is left as it was.
+
+    Returns:
+        as :func:`load_pretrained`.
+
+    Raises:
+        FileNotFoundError: if the JSON file is missing.
+        ValueError: if it is of another format, or a module of one's own is needed.
+    """
+    side = weights_path(path).with_suffix(".json")
+    if not side.is_file():
+        raise FileNotFoundError(f"the description {side} is missing: an export has its JSON file beside it.")
+    description = _description(side)
+    architecture = description["architecture"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = _build_encoder(architecture["slice_encoder"], None)
+        aggregator = _build_aggregator(architecture["slice_aggregator"], None)
+    return encoder.eval(), None if aggregator is None else aggregator.eval(), description
 
 
 def _description(side: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 
 ``python -m tests.benchmarks.bench_clustering [--threads 2] [--rounds 7]`` prints one markdown table. Each round times
 every contestant, one after another; a ratio is the median over rounds of peer's time / our time, so above 1 we are
-faster. The peers' formulas are written down here; POT and scikit-learn are called.
+faster. On a machine that others use, give one thread: threads that wait for one another measure the neighbours. The peers' formulas are written down here; POT and scikit-learn are called.
 """
 
 from __future__ import annotations

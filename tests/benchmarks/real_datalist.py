@@ -1,7 +1,8 @@
 # Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
 """One pretraining list over the real sets beside the checkout: ``python -m tests.benchmarks.real_datalist OUT.json``.
 
-Training splits only, no labels: mixed CT and MR volumes, hippocampus, cardiac cine MRI, the three DICOM series, 2D images.
+Training splits only, no labels: mixed CT and MR volumes, hippocampus, cardiac cine MRI, the three DICOM series, 2D
+images.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 SHARED = Path(os.environ.get("MONAI_CLUSTER_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-VOLUMES = ("unlabeled_volumes", "hippocampus_msd", "acdc_mini", "dicom_t1_studyforrest", "dicom_pet_seg_qin", "dicom_ct_lidc0314")
+VOLUMES = (
+    "unlabeled_volumes",
+    "hippocampus_msd",
+    "acdc_mini",
+    "dicom_t1_studyforrest",
+    "dicom_pet_seg_qin",
+    "dicom_ct_lidc0314",
+)
 MODALITY = {
     "hippocampus_msd": "MR",
     "acdc_mini": "MR",

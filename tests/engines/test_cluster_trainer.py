@@ -51,14 +51,13 @@ class SquareLoss(nn.Module):
 
 def make_batches(count: int = 4, volumes: bool = True) -> list[dict]:
     generator = torch.Generator().manual_seed(0)
-    batches = []
-    for step in range(count):
-        stream = lambda rows: {  # noqa: E731
-            "views": [torch.randn(rows, 3, generator=generator) for _ in range(2)],
-            "sample_index": torch.arange(rows) + 10 * step,
-        }
-        batches.append({"images": stream(4), "volumes": stream(2)} if volumes else {"images": stream(4)})
-    return batches
+
+    def stream(rows: int, step: int) -> dict:
+        views = [torch.randn(rows, 3, generator=generator) for _ in range(2)]
+        return {"views": views, "sample_index": torch.arange(rows) + 10 * step}
+
+    names = {"images": 4, "volumes": 2} if volumes else {"images": 4}
+    return [{name: stream(rows, step) for name, rows in names.items()} for step in range(count)]
 
 
 def make_trainer(batches: list[dict], epochs: int = 1, lr: float = 0.1, **options: object) -> ClusterTrainer:

@@ -39,7 +39,9 @@ class FakeNetwork(torch.nn.Module):
         self.terms = terms
 
 
-def run_epochs(handlers: list, epochs: int, criteria: tuple[str, ...] = ("image", "volume", "mask")) -> tuple[Engine, list]:
+def run_epochs(
+    handlers: list, epochs: int, criteria: tuple[str, ...] = ("image", "volume", "mask")
+) -> tuple[Engine, list]:
     engine = Engine(lambda engine, batch: None)
     engine.criterion = lambda term: object() if term in criteria else None
     engine.loss_weights = {}
@@ -56,7 +58,9 @@ def test_the_papers_stages_follow_one_another_with_their_streams_and_frozen_part
     notes: list = []
     schedule = StageSchedule(PAPER, network, loader)
     note = SimpleNamespace(
-        attach=lambda e: e.add_event_handler(Events.EPOCH_STARTED, lambda _: notes.append((set(network.frozen), network.terms)))
+        attach=lambda e: e.add_event_handler(
+            Events.EPOCH_STARTED, lambda _: notes.append((set(network.frozen), network.terms))
+        )
     )
     _, trace = run_epochs([schedule, note], 6)
     off = {"image": 0.0, "volume": 0.0, "mask": 0.0}
