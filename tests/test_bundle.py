@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ CONFIGS = BUNDLE / "configs"
 META = str(CONFIGS / "metadata.json")
 OVERRIDES = ("cpu", "gpu", "paper", "deepcluster", "stages", "multi_gpu_train")
 TINY: dict[str, Any] = {
-    "model": "resnet18", "embedding_dim": 16, "aggregator_layers": 1, "aggregator_heads": 2, "head_dim": 8, "ffn_dim": 16,
+    "model": "resnet18", "embedding_dim": 16, "aggregator_layers": 1, "aggregator_heads": 2, "head_dim": 8,
+    "ffn_dim": 16,
     "image_projection_hidden": 16, "image_projection_dim": 8, "image_size": 32, "local_size": 16, "num_local": 1,
     "source_image_size": 32, "volume_size": 32, "num_slices": 4, "max_slices": 8, "slices_per_volume": 2,
     "image_batch_size": 8, "volume_batch_size": 4, "image_prototypes": 6, "volume_prototypes": 4,
@@ -318,9 +320,7 @@ def test_resuming_where_nothing_lies_says_so(tmp_path: Path, phantoms: Path) -> 
     assert "nothing to resume" in str(cause_of(failure))
 
 
-def test_the_papers_stages_follow_each_other_and_the_mask_stage_freezes_the_encoder(
-    tmp_path: Path, phantoms: Path
-) -> None:
+def test_the_papers_stages_run_in_order_and_the_mask_stage_freezes_the_encoder(tmp_path: Path, phantoms: Path) -> None:
     made = workflow(tmp_path / "out", phantoms, "train", "stages")
     made.initialize()
     encoder = made.parser.get_parsed_content("slice_encoder")
@@ -338,14 +338,12 @@ def test_the_papers_stages_follow_each_other_and_the_mask_stage_freezes_the_enco
     ]  # fmt: skip
     changed = [
         [any(not torch.equal(before[part][name], after[part][name]) for name in before[part]) for part in (0, 1)]
-        for before, after in zip(states, states[1:], strict=False)
+        for before, after in pairwise(states)
     ]
     assert changed == [[False, True], [True, True]], "mask: the aggregator only; volume: both"
 
 
-def test_deepcluster_has_targets_from_the_first_epoch_and_centroids_as_prototypes(
-    tmp_path: Path, phantoms: Path
-) -> None:
+def test_deepcluster_has_targets_from_the_start_and_centroids_as_prototypes(tmp_path: Path, phantoms: Path) -> None:
     made = finished(workflow(tmp_path / "out", phantoms, "train", "deepcluster", num_heads=2, epoch_length="longest"))
     (epoch,) = epochs_of(tmp_path / "out")
     assert set(losses_of(epoch)) == {"image_loss", "volume_loss", "mask_loss"}
@@ -376,7 +374,7 @@ def test_embed_and_evaluate_use_the_run(swav_run, phantoms: Path, tmp_path: Path
                 weights=str(out),
                 **common,
                 **settings,
-            )  # fmt: skip
+            )
         )
     found = load_embeddings(tmp_path / "found.npz")
     assert found.volume_embedding.shape == (6, 16)

@@ -1,5 +1,5 @@
 # Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
-"""README and docs: Python and bash blocks run, printed comments are what is printed, commands parse, links lead somewhere."""
+"""README and docs: blocks run and print what they say, commands parse, keys, links and paths exist."""
 
 from __future__ import annotations
 
