@@ -244,9 +244,7 @@ def predict(model: Classifier, bags: Bags) -> Array:
 
 def area(scores: Array, labels: Array) -> float:
     """AUC, for several classes the mean of one against the rest."""
-    if scores.shape[1] == 2:
-        return float(roc_auc_score(labels, scores[:, 1]))
-    return float(roc_auc_score(labels, scores, multi_class="ovr", labels=np.arange(scores.shape[1])))
+    return float(np.mean([roc_auc_score(labels == name, scores[:, name]) for name in np.unique(labels)]))
 
 
 def balanced_accuracy(scores: Array, labels: Array) -> float:

@@ -9,8 +9,9 @@ folder or an exported ``encoder.safetensors``. Two questions:
 (b) dataset identity in the pretraining list: leave-one-subject-out kNN at image, slice and volume level, and how well
     spherical k-means clusters (as many as data sets) agree with it.
 
-Intervals are 95 % bootstrap intervals over test images (a) or whole subjects (b); "difference" is pretrained minus the
-mean of the untrained seeds on the same resamples. Everything is deterministic by ``--seed``.
+Intervals are 95 % bootstrap intervals over test images (a) or whole subjects (b); "difference" is pretrained minus
+untrained on the same resamples, each against one of the untrained seeds drawn at random, so that the interval holds
+their spread too (not that of pretraining itself). Everything is deterministic by ``--seed``.
 """
 
 from __future__ import annotations
@@ -138,6 +139,16 @@ def with_interval(values: Array, signed: bool = False) -> str:
     return f"{values[0]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
+def difference(own: Array, their: Array) -> Array:
+    """``own`` minus ``their`` (one row per seed): first the means, then each resample against one seed at random."""
+    if np.ptp(own) == 0:  # measured once, without resamples
+        return own - their.mean(0)
+    drawn = np.random.default_rng(0).integers(len(their), size=len(own))
+    change = own - their[drawn, np.arange(len(own))]
+    change[0] = own[0] - their[:, 0].mean()
+    return np.asarray(change)
+
+
 def with_spread(values: Sequence[float]) -> str:
     """Mean and standard deviation over seeds."""
     return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.3f}"
@@ -161,7 +172,9 @@ class Table:
             self._row(title, f"untrained, {len(others)} seeds", spread)
         if others and "pretrained" in found:
             pairs = zip(found["pretrained"], zip(*others, strict=True), strict=True)
-            self._row(title, "difference", [with_interval(own - np.mean(their, axis=0), True) for own, their in pairs])
+            self._row(
+                title, "difference", [with_interval(difference(own, np.array(their)), True) for own, their in pairs]
+            )
 
     def _row(self, title: str, name: str, cells: list[str]) -> None:
         self.rows.append(f"| {title} | {name} | " + " | ".join(cells) + " |")
