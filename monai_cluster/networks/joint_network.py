@@ -32,6 +32,11 @@ class _Slices(NamedTuple):
     padded: Tensor
     position_mm: Tensor | None
 
+    @property
+    def mask(self) -> Tensor | None:
+        """The padding, or None where there is none: attention is cheaper without."""
+        return self.padded if bool(self.padded.any()) else None
+
 
 class JointClusterNet(nn.Module):
     """One encoder for images and slices, one aggregator over slices, and a head for each loss (arXiv:2212.01893).
@@ -261,7 +266,7 @@ class JointClusterNet(nn.Module):
     def _cluster_volumes(self, slices: _Slices, num_views: int) -> ClusterOutput:
         assert self.slice_aggregator is not None
         assert self.volume_head is not None
-        _, volume = self.slice_aggregator(slices.embedding, slices.padded, slices.position_mm)
+        _, volume = self.slice_aggregator(slices.embedding, slices.mask, slices.position_mm)
         output: ClusterOutput = self.volume_head(volume.chunk(num_views))
         return output
 
@@ -270,7 +275,7 @@ class JointClusterNet(nn.Module):
         assert self.mask_decoder is not None
         masked = self.mask_decoder.draw(slices.padded)
         hidden = self.mask_decoder.hide(slices.embedding, masked)
-        tokens, _ = self.slice_aggregator(hidden, slices.padded, slices.position_mm)
+        tokens, _ = self.slice_aggregator(hidden, slices.mask, slices.position_mm)
         return MaskedOutput(self.mask_decoder(tokens), slices.embedding.detach(), masked, slices.padded)
 
     def _cluster_matched(self, slices: _Slices, volumes: Mapping[str, Any], num_views: int) -> ClusterOutput | None:
