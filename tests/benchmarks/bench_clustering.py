@@ -3,7 +3,8 @@
 
 ``python -m tests.benchmarks.bench_clustering [--threads 2] [--rounds 7]`` prints one markdown table. Each round times
 every contestant, one after another; a ratio is the median over rounds of peer's time / our time, so above 1 we are
-faster. On a machine that others use, give one thread: threads that wait for one another measure the neighbours. The peers' formulas are written down here; POT and scikit-learn are called.
+faster. The peers' formulas are written down here; POT and scikit-learn are called. On a machine that others use, give
+one thread: threads that wait for one another measure the neighbours.
 """
 
 from __future__ import annotations
