@@ -15,7 +15,7 @@ __all__ = ["LogDistanceBias"]
 
 
 class _LogDistance(torch.autograd.Function):
-    """``odd·u + even·|u| + near / (1 + |d|)``; by hand, since every pass over all pairs costs as much as the attention."""
+    """``odd·u + even·|u| + near / (1 + |d|)``; by hand, since each pass over all pairs costs what the attention does."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, odd: Tensor, even: Tensor, near: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class _LogDistance(torch.autograd.Function):
         of_odd = work.sum((0, 2, 3)).view_as(odd)
         of_even = work.mul_(sign).sum((0, 2, 3)).view_as(even)
         of_near = torch.mul(grad, closeness, out=work).sum((0, 2, 3)).view_as(near)
-        # work = grad / (1 + |d|), and the derivative of the bias by d is (odd + sign·(even − near / (1 + |d|))) / (1 + |d|).
+        # work = grad / (1 + |d|); the bias's slope in d is (odd + sign·(even − near / (1 + |d|))) / (1 + |d|).
         slope = (closeness * near).neg_().add_(even).mul_(sign).add_(odd).mul_(work)
         of_query = slope.sum((1, 3)) if ctx.needs_input_grad[0] else None
         of_key = slope.sum(2).neg_() if ctx.needs_input_grad[1] else None

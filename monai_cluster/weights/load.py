@@ -171,12 +171,12 @@ class _Load:
         """Take the weights over and announce it, or refuse without having changed anything."""
         receipt = self.receipt(name)
         # A small ResNet's names and shapes all occur in the deeper one of its kind: coverage alone would not notice.
-        other_model = {resnet_of(self.inside), resnet_of(self.wanted)} - {""}
-        if receipt.coverage < min_coverage or (len(other_model) > 1 and min_coverage > 0):
+        models = {resnet_of(self.inside), resnet_of(self.wanted)} - {""}
+        if min_coverage > 0 and (receipt.coverage < min_coverage or len(models) > 1):
             what = f" It looks like {receipt.looks_like}." if receipt.looks_like else ""
             raise ValueError(
-                f"{name} covers {receipt.coverage:.1%} of {self.title}, at least {min_coverage:.0%} is needed.{what} "
-                f"Build the model that the file holds, or lower min_coverage knowingly.\n{receipt}"
+                f"{name} covers {receipt.coverage:.1%} of {self.title}; at least {min_coverage:.0%} of the same model is "
+                f"needed.{what} Build the model that the file holds, or pass min_coverage=0 to take what fits.\n{receipt}"
             )
         broken = [key for key, value in self.new.items() if not value.isfinite().all()]
         if broken:

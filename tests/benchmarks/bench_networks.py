@@ -1,8 +1,9 @@
 # Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
 """Speed of the networks against their peers, paired and interleaved in one run.
 
-``python -m tests.benchmarks.bench_networks [--repeats 5] [--slices 16] [--markdown FILE]`` prints, for each piece, the median
-over rounds of (peer's time / ours), so that a busy machine slows both sides alike. Peers are written here from their formulas.
+``python -m tests.benchmarks.bench_networks [--repeats 5] [--slices 16] [--markdown FILE]`` prints, for each piece, the
+median over rounds of (peer's time / ours), so that a busy machine slows both sides alike. Peers are written here from
+their formulas.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class FullAttention(nn.Module):
 
 
 class GridSampleAttention(nn.Module):
-    """Offset attention as its public implementations compute it: channels first, grid_sample, an MLP on every distance."""
+    """Offset attention as public implementations compute it: channels first, grid_sample, an MLP on every distance."""
 
     def __init__(self, kernel: int = 6, stride: int = 4) -> None:
         super().__init__()
