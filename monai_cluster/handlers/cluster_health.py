@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 
 from monai_cluster.keys import ClusterKeys as Keys
-from monai_cluster.metrics.clustering_agreement import matched_churn
+from monai_cluster.metrics.agreement import matched_churn
 from monai_cluster.metrics.rankme import effective_rank
 from monai_cluster.outputs import ClusterOutput
 

@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from torch.nn import functional as F
 
 from monai_cluster.clustering.kmeans import spherical_kmeans
-from monai_cluster.metrics.clustering_agreement import clustering_agreement
+from monai_cluster.metrics.agreement import clustering_agreement
 from monai_cluster.metrics.knn import knn_accuracy
 
 from .rank import is_main_process

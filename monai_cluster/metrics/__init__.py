@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from monai_cluster._lazy import attach
 
 if TYPE_CHECKING:
-    from .clustering_agreement import clustering_agreement as clustering_agreement
-    from .clustering_agreement import matched_churn as matched_churn
+    from .agreement import clustering_agreement as clustering_agreement
+    from .agreement import matched_churn as matched_churn
     from .knn import knn_accuracy as knn_accuracy
     from .knn import knn_predict as knn_predict
-    from .linear_probe import LinearProbeResult as LinearProbeResult
-    from .linear_probe import linear_probe as linear_probe
+    from .linear_classification import LinearProbeResult as LinearProbeResult
+    from .linear_classification import linear_probe as linear_probe
     from .rankme import effective_rank as effective_rank
     from .rankme import feature_std as feature_std
     from .rankme import rank_me as rank_me
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "clustering_agreement": ["clustering_agreement", "matched_churn"],
+        "agreement": ["clustering_agreement", "matched_churn"],
         "knn": ["knn_accuracy", "knn_predict"],
-        "linear_probe": ["LinearProbeResult", "linear_probe"],
+        "linear_classification": ["LinearProbeResult", "linear_probe"],
         "rankme": ["effective_rank", "feature_std", "rank_me"],
     },
 )

@@ -40,7 +40,7 @@ from monai_cluster.clustering import spherical_kmeans
 from monai_cluster.data import ImageDataset, VolumeDataset, image_preprocessing, load_datalist, volume_preprocessing
 from monai_cluster.keys import ClusterKeys as Keys
 from monai_cluster.metrics import knn_predict
-from monai_cluster.metrics.clustering_agreement import clustering_agreement
+from monai_cluster.metrics.agreement import clustering_agreement
 from monai_cluster.networks.slice_encoder import as_channels_last
 from monai_cluster.transforms import ModalityIntensity
 from monai_cluster.transforms.slice_geometry import slice_positions
