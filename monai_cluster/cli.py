@@ -35,8 +35,12 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: (--?[\w-]+)", message)
-        if unknown:
-            message += did_you_mean(unknown.group(1).split("=")[0], self._option_string_actions)
+        if unknown:  # said by the outermost parser about what its commands left over
+            known = set(self._option_string_actions)
+            for action in self._actions:
+                if isinstance(action, argparse._SubParsersAction):
+                    known |= {name for command in action.choices.values() for name in command._option_string_actions}
+            message += did_you_mean(unknown.group(1).split("=")[0], known)
         super().error(message)
 
 
