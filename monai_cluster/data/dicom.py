@@ -31,7 +31,6 @@ HEADER_TAGS = [
     "Rows",
     "Columns",
     "NumberOfFrames",
-    "PhotometricInterpretation",
 ]
 NOT_IMAGES = ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "SR", "PR", "KO", "REG", "DOC")
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
@@ -76,11 +75,13 @@ class DicomSeriesReader(ImageReader):
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
         """Whether this is a folder."""
-        return isinstance(filename, (str, Path)) and Path(filename).is_dir()
+        return _folder(filename) is not None
 
     def read(self, data: Any, **kwargs: Any) -> Any:
         """Headers of the series in order, each with its path: ``[(path, header), ...]``."""
-        folder = Path(str(data))
+        folder = _folder(data)
+        if folder is None:
+            raise ValueError(f"a DICOM series must be one existing folder, got {data}; give the folder of its files")
         found = [
             (path, dicom_header(path)) for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."
         ]
@@ -104,12 +105,18 @@ class DicomSeriesReader(ImageReader):
         affine[:3, :3] = np.stack([rows * between_columns, columns * between_rows, step], axis=1)
         affine[:3, 3] = positions[0]
         affine[:2] *= -1  # LPS to RAS
-        array = _right_way_of_grey(array, first)
         return array, {
             "affine": affine,
             "spatial_shape": np.array(array.shape),
+            "original_channel_dim": float("nan"),
             "modality": str(first.get("Modality", "")),
         }
+
+
+def _folder(name: Sequence[Any] | Any) -> Path | None:
+    """The folder that MONAI's loader names, alone or as the only entry of a tuple."""
+    names = [name] if isinstance(name, (str, Path)) else list(name)
+    return Path(names[0]) if len(names) == 1 and Path(names[0]).is_dir() else None
 
 
 def read_dicom_image(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
@@ -125,24 +132,16 @@ def read_dicom_image(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     spacing = header.get("PixelSpacing") or header.get("ImagerPixelSpacing") or (1.0, 1.0)
     rows, columns = float(spacing[0]), float(spacing[1])
     affine = np.array([[0.0, -columns, 0, 0], [-rows, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-    array = _right_way_of_grey(_pixels(path), header)
-    return array, {"affine": affine, "modality": str(header.get("Modality", ""))}
+    return _pixels(path), {"affine": affine, "modality": str(header.get("Modality", ""))}
 
 
 def _pixels(path: Path) -> np.ndarray:
-    """Rescaled pixels ``rows columns`` of one file."""
+    """Rescaled pixels ``rows columns`` of one file; SimpleITK turns MONOCHROME1 round, so that bone is bright."""
     image = sitk.ReadImage(str(path))
     array: np.ndarray = sitk.GetArrayFromImage(image).astype(np.float32)
     if image.GetNumberOfComponentsPerPixel() == 3:
         array = array @ LUMINANCE
     return array.reshape(array.shape[-2:])
-
-
-def _right_way_of_grey(array: np.ndarray, header: Any) -> np.ndarray:
-    """MONOCHROME1 stores white as the lowest value: turn it round so that bone is bright."""
-    if header.get("PhotometricInterpretation", "") == "MONOCHROME1":
-        array = array.max() + array.min() - array
-    return array
 
 
 def _single_frame(header: Any, name: str) -> None:

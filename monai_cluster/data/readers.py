@@ -285,7 +285,7 @@ def _upright(image: MetaTensor) -> MetaTensor:
     turned = np.stack([nib.orientations.apply_orientation(channel, turn) for channel in data])[..., 0]
     new_affine = affine @ nib.orientations.inv_ornt_aff(turn, data.shape[1:])
     return MetaTensor(
-        torch.from_numpy(np.ascontiguousarray(turned)), affine=torch.from_numpy(new_affine), meta=image.meta
+        torch.from_numpy(np.ascontiguousarray(turned)), affine=torch.from_numpy(new_affine), meta=other_meta(image)
     )
 
 
