@@ -142,7 +142,8 @@ def _mr(labels: npt.NDArray[np.uint8], rng: np.random.Generator) -> Array:
     sigma = np.float32(rng.uniform(0.01, 0.09))
     real, other = (rng.standard_normal(pixels.shape, np.float32) * sigma for _ in range(2))
     magnitude = np.sqrt((pixels + real) ** 2 + other**2)
-    return (magnitude * np.float32(np.exp(rng.uniform(np.log(80), np.log(3000))))).astype(np.float32)
+    scaled: Array = (magnitude * np.float32(np.exp(rng.uniform(np.log(80), np.log(3000))))).astype(np.float32)
+    return scaled
 
 
 def _coil(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
@@ -150,7 +151,8 @@ def _coil(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     x, y = (np.linspace(-1, 1, n, dtype=np.float32) for n in shape[:2])
     a = rng.normal(0, 0.32, 5).astype(np.float32)
     plane = a[0] * x[:, None] + a[1] * y[None] + a[2] * x[:, None] ** 2 + a[3] * y[None] ** 2 + a[4] * x[:, None] * y
-    return np.exp(plane)[..., None].astype(np.float32)
+    field: Array = np.exp(plane)[..., None].astype(np.float32)
+    return field
 
 
 def _blurred(pixels: Array, times: int) -> Array:
@@ -159,7 +161,8 @@ def _blurred(pixels: Array, times: int) -> Array:
         for axis in (0, 1):
             moved = np.moveaxis(pixels, axis, 0)
             padded = np.concatenate([moved[:1], moved, moved[-1:]])
-            pixels = np.moveaxis(0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:], 0, axis)
+            smooth = (padded[:-2] + 2 * padded[1:-1] + padded[2:]).astype(np.float32) * np.float32(0.25)
+            pixels = np.moveaxis(smooth, 0, axis)
     return np.ascontiguousarray(pixels, np.float32)
 
 

@@ -90,7 +90,10 @@ class ClusterHealth:
                 continue
             report = engine.state.output[0] if isinstance(engine.state.output, list) else {}
             perplexity = report.get(f"{name}_target_perplexity")
-            health.update(found, batch[key][Keys.SAMPLE_INDEX], getattr(engine, f"{name}_criterion", None), perplexity)
+            # A criterion that did not run in this step (weight 0) still holds assignments of another batch.
+            ran = not report or f"{name}_loss" in report
+            criterion = getattr(engine, f"{name}_criterion", None) if ran else None
+            health.update(found, batch[key][Keys.SAMPLE_INDEX], criterion, perplexity)
 
     def __call__(self, engine: Any) -> None:
         for name, health in self.streams.items():

@@ -22,7 +22,7 @@ class LossDiagnosis:
 
     * **log K**: the loss stays within 2 % of log K, the value of constant scores;
     * **prototypes**: the mean target perplexity exceeds K/3, so that targets hardly tell prototypes apart;
-    * **queue**: the loss jumps by more than 10 % in the epoch in which the queue starts;
+    * **queue**: the loss jumps by more than 10 % when the queue (``image_queue_active``) starts;
     * **collapse**: std·√D of the embeddings below 0.1, or RankMe below 2;
     * **occupancy**: fewer than a tenth of the prototypes are used;
     * **mask**: masked prediction does not beat linear interpolation between the neighbours.
@@ -55,8 +55,7 @@ class LossDiagnosis:
         self.logger = logging.getLogger(__name__)
         self._held: dict[str, int] = {}
         self._said: dict[str, int] = {}
-        self._loss_before: dict[str, float] = {}
-        self._queue_before: dict[str, bool] = {}
+        self._loss_without_queue: dict[str, float] = {}
 
     def attach(self, engine: Engine) -> None:
         """Register on the trainer."""
@@ -67,7 +66,7 @@ class LossDiagnosis:
         values, epoch = {**self.means.means, **engine.state.metrics}, engine.state.epoch
         for term in CLUSTER_TERMS:
             if f"{term}_loss" in self.means.means:
-                self._judge_queue(epoch, term, values, getattr(engine, f"{term}_criterion", None))
+                self._judge_queue(epoch, term, values)
                 if epoch > self.warmup_epochs:
                     self._judge_clusters(epoch, term, values)
         if epoch > self.warmup_epochs and "mask_loss" in self.means.means:
@@ -120,12 +119,15 @@ class LossDiagnosis:
             "longer.",
         )
 
-    def _judge_queue(self, epoch: int, term: str, values: dict[str, float], criterion: Any) -> None:
-        loss, before = values[f"{term}_loss"], self._loss_before.get(term)
-        running = _queue_runs(epoch, term, values, criterion)
-        started = running and self._queue_before.get(term) is False
-        self._loss_before[term], self._queue_before[term] = loss, running
-        if before is None or not started or loss <= 1.1 * before:
+    def _judge_queue(self, epoch: int, term: str, values: dict[str, float]) -> None:
+        active, loss = values.get(f"{term}_queue_active", 0.0), values[f"{term}_loss"]
+        if active == 0:
+            self._loss_without_queue[term] = loss
+            return
+        before = self._loss_without_queue.get(term, math.inf)
+        if active >= 1:  # a full epoch with the queue has been compared: from here on the loss goes its own way
+            self._loss_without_queue.pop(term, None)
+        if loss <= 1.1 * before:
             return
         self._say(
             epoch,
@@ -146,12 +148,3 @@ class LossDiagnosis:
         self.findings.append((epoch, cause, message))
         if is_main_process():
             self.logger.warning("epoch %d: %s", epoch, message)
-
-
-def _queue_runs(epoch: int, term: str, values: dict[str, float], criterion: Any) -> bool:
-    """By the criterion's own report where it gives one, else by the epoch from which it may use its queue."""
-    reported = values.get(f"{term}_queue_used")
-    if reported is not None:
-        return reported > 0
-    length, start = getattr(criterion, "queue_length", 0), getattr(criterion, "queue_start_epoch", None)
-    return bool(length) and start is not None and epoch >= start
