@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from .datalist import Datalist
 __all__ = ["ImageDataset", "SliceDataset", "VolumeDataset"]
 
 Row = dict[str, Any]
+
+
+class SampleError(RuntimeError):
+    """A sample that cannot be loaded; the message names row, file and cause."""
 
 
 class _Deterministic(Transform):
@@ -39,11 +44,25 @@ class _Deterministic(Transform):
             image = row.get(ClusterKeys.IMAGE)
             paths = image if isinstance(image, (list, tuple)) else [image]
             names = ", ".join(Path(path).name for path in paths if isinstance(path, (str, Path)))
-            raise RuntimeError(
+            raise SampleError(
                 f"{self.kind} of sample_index {row.get(ClusterKeys.SAMPLE_INDEX)} ({names}) cannot be loaded: "
                 f"{type(cause).__name__}: {cause}"
             ) from error
         return result
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Raise the sample's own error in place of the ones MONAI wraps round it."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, SampleError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise SampleError(str(cause)) from cause.__cause__
 
 
 def _random_parts(transform: Any) -> list[str]:
@@ -79,10 +98,15 @@ class _RowDataset(Dataset[Row]):
         load = _Deterministic(preprocessing, self.kind)
         self._data: MonaiDataset
         if cache_rate > 0:
-            # no copies: views never change the cached volume in place
-            self._data = CacheDataset(
-                self.rows, load, cache_rate=cache_rate, num_workers=cache_workers, progress=progress, copy_cache=False
-            )
+            with _named():  # no copies: views never change the cached volume in place
+                self._data = CacheDataset(
+                    self.rows,
+                    load,
+                    cache_rate=cache_rate,
+                    num_workers=cache_workers,
+                    progress=progress,
+                    copy_cache=False,
+                )
         else:
             self._data = MonaiDataset(self.rows, load)
 
@@ -90,7 +114,8 @@ class _RowDataset(Dataset[Row]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Row:
-        item: Row = self._data[index]
+        with _named():
+            item: Row = self._data[index]
         return dict(item)
 
 
