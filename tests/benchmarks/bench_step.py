@@ -99,7 +99,8 @@ class OurStep:
         compiled: str = "",
     ) -> None:
         torch.manual_seed(0)
-        encoder = SliceEncoder(setting.model, 1, setting.dim, checkpointing=checkpointing)
+        chunk = 4 * setting.num_slices if checkpointing else None
+        encoder = SliceEncoder(setting.model, 1, setting.dim, chunk_size=chunk, checkpointing=checkpointing)
         aggregator = DeformableAggregator(setting.dim, setting.layers, setting.heads, setting.head_dim, setting.ffn)
         head = ClusterHead(None, Prototypes(setting.dim, setting.prototypes), center=True)
         network = JointClusterNet(encoder, aggregator, volume_head=head, channels_last=channels_last)
