@@ -83,6 +83,8 @@ def probe_embeddings(
 ) -> dict[str, dict[str, float]]:
     """Probe every representation of a level; rows without the label are left out and counted.
 
+    kNN runs on features minus the training rows' mean, the linear probe on standardised ones.
+
     Args:
         train: embeddings the probes learn from.
         test: embeddings the probes are scored on.
@@ -108,10 +110,13 @@ def probe_embeddings(
             getattr(train, attribute)[kept["train"]], labels["train"][kept["train"]],
             getattr(test, attribute)[kept["test"]], labels["test"][kept["test"]],
         ]  # fmt: skip
+        # Embeddings of one network share a large mean, which would make all of them neighbours.
+        mean = arrays[0].mean(axis=0)
+        centred = [arrays[0] - mean, arrays[1], arrays[2] - mean, arrays[3]]
         neighbours = min(num_neighbours, len(arrays[0]))
         linear = linear_probe(*arrays, seed=seed)
         results[representation] = {
-            "knn_accuracy": knn_accuracy(*arrays, num_neighbours=neighbours),
+            "knn_accuracy": knn_accuracy(*centred, num_neighbours=neighbours),
             "linear_accuracy": linear.accuracy,
             "linear_balanced_accuracy": linear.balanced_accuracy,
             "linear_auc": linear.auc,
