@@ -15,7 +15,10 @@ __all__ = ["Prototypes", "auto_num_prototypes"]
 
 
 def auto_num_prototypes(num_samples: int) -> int:
-    """A number of prototypes for so many independent samples: 3000 above 100,000, else one per 75 and 8 at least.
+    """A number of prototypes for so many independent samples: 3000 above 100,000, else one per 75 and 64 at least.
+
+    Below 128 samples it is half of them. The floor was measured: on a few hundred images 8 and 14 prototypes ended in
+    uniform predictions, 64 did not.
 
     Neighbouring slices are near duplicates: count volumes times the slices that are kept after thinning.
 
@@ -27,7 +30,7 @@ def auto_num_prototypes(num_samples: int) -> int:
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
-    return 3000 if num_samples > 100_000 else max(8, round(num_samples / 75))
+    return 3000 if num_samples > 100_000 else max(min(64, max(2, num_samples // 2)), round(num_samples / 75))
 
 
 class Prototypes(nn.Module):

@@ -52,7 +52,7 @@ def test_setting_a_head_leaves_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("samples", "expected"), [(1, 8), (600, 8), (750, 10), (7500, 100), (100_000, 1333), (100_001, 3000)]
+    ("samples", "expected"), [(1, 2), (40, 20), (128, 64), (4800, 64), (7500, 100), (100_000, 1333), (100_001, 3000)]
 )
 def test_automatic_number_of_prototypes(samples: int, expected: int) -> None:
     assert auto_num_prototypes(samples) == expected
