@@ -15,7 +15,7 @@ __all__ = ["LogDistanceBias"]
 
 
 class _LogDistance(torch.autograd.Function):
-    """``odd·u + even·|u| + near / (1 + |d|)``; by hand, since each pass over all pairs costs what the attention does."""
+    """``odd·u + even·|u| + near / (1 + |d|)``; by hand: each pass over all pairs costs what the attention does."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, odd: Tensor, even: Tensor, near: Tensor) -> Tensor:

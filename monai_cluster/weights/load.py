@@ -175,8 +175,9 @@ class _Load:
         if min_coverage > 0 and (receipt.coverage < min_coverage or len(models) > 1):
             what = f" It looks like {receipt.looks_like}." if receipt.looks_like else ""
             raise ValueError(
-                f"{name} covers {receipt.coverage:.1%} of {self.title}; at least {min_coverage:.0%} of the same model is "
-                f"needed.{what} Build the model that the file holds, or pass min_coverage=0 to take what fits.\n{receipt}"
+                f"{name} covers {receipt.coverage:.1%} of {self.title}; at least {min_coverage:.0%} of the same model "
+                f"is needed.{what} Build the model that the file holds, or pass min_coverage=0 to take what fits."
+                f"\n{receipt}"
             )
         broken = [key for key, value in self.new.items() if not value.isfinite().all()]
         if broken:

@@ -134,9 +134,13 @@ def test_a_frozen_encoder_has_no_graph_and_keeps_its_statistics() -> None:
     network.freeze("slice_encoder")
     network.train()
     before = copy.deepcopy(network.slice_encoder.state_dict())
+    graph_kept: list[bool] = []
+    network.slice_encoder.backbone.register_forward_hook(lambda *_: graph_kept.append(torch.is_grad_enabled()))
     assert not network.encode_images(tiny_images()["views"][0]).embedding.requires_grad
     output = network(None, tiny_volumes())
     total(output).backward()
+    assert graph_kept
+    assert not any(graph_kept), "checkpointing would go on for nothing"
     torch.testing.assert_close(network.slice_encoder.state_dict(), before, rtol=0, atol=0)
     assert all(parameter.grad is None for parameter in network.slice_encoder.parameters())
     assert all(parameter.grad is not None for parameter in network.slice_aggregator.parameters())

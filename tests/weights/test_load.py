@@ -82,6 +82,11 @@ WRAPPINGS: dict[str, tuple[Callable[[State], dict], str]] = {
         "DINO",
     ),
     "student only": (lambda s: {"student": prefixed(s, "module.backbone.")}, "DINO"),
+    "byol": (lambda s: prefixed(noise(s), "target_network.") | prefixed(s, "online_network."), "plain state dict"),
+    "momentum copy": (
+        lambda s: {"state_dict": prefixed(noise(s), "backbone_momentum.") | prefixed(s, "backbone.")},
+        "plain state dict",
+    ),
     "backbone": (lambda s: {"state_dict": prefixed(s, "backbone.")}, "plain state dict"),
     "model": (lambda s: {"model": s}, "plain state dict"),
     "joint network": (lambda s: {"model": prefixed(s, "module.slice_encoder.backbone.")}, "monai_cluster"),
