@@ -17,7 +17,7 @@ __all__ = ["draw_attention"]
 Array = npt.NDArray[np.float64]
 MOST_IN_STRIP = 11
 MOST_HEADS = 8
-LEFT, WIDTH = 0.115, 0.755  # of the figure; the strip must stand exactly over the map
+LEFT, WIDTH = 0.1, 0.735  # of the figure; the strip must stand exactly over the map
 
 
 def draw_attention(
@@ -55,8 +55,12 @@ def draw_attention(
     _strip(figure, pictures, positions, edges, unit="mm" if "mm" in label else "")
     _map(figure, heads.mean(0), edges, label)
     _received(figure, heads, positions, edges, label)
-    figure.suptitle(f"Attention over slices, {number} slices, {len(heads)} head{'s' * (len(heads) > 1)}", fontsize=11)
+    figure.suptitle(f"Attention over slices, {_counted(number, 'slice')}, {_counted(len(heads), 'head')}", fontsize=11)
     return save(figure, out_png)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _edges(positions: Array) -> Array:
@@ -76,7 +80,11 @@ def _strip(figure: Any, pictures: Sequence[npt.NDArray[Any]], positions: Array, 
         chosen = int(np.abs(positions - centre).argmin())
         axes = figure.add_axes((LEFT + place * width, 0.855, 0.96 * width, min(0.085, width * 7.6 / 9.0)))
         axes.imshow(grey_levels(pictures[chosen]), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(f"{positions[chosen]:.0f}" + (f" {unit}" if unit and number < 8 else ""), fontsize=7, pad=2)
+        axes.set_title(
+            f"{positions[chosen]:.0f}".replace("-", "−") + (f" {unit}" if unit and number < 8 else ""),
+            fontsize=7,
+            pad=2,
+        )
         axes.set_axis_off()
 
 

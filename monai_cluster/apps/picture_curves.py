@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from .picture_style import GREY, PALETTE, new_figure, save
 
@@ -48,7 +49,7 @@ def draw_curves(metrics_jsonl: str | Path, out_png: str | Path) -> Path:
             axes.remove()
     columns = min(2, max(1, len(panels)))
     rows = math.ceil(len(panels) / columns)
-    figure.set_size_inches(6.2 * columns, 2.9 * rows)
+    figure.set_size_inches(7.6 * columns, 2.7 * rows)
     grid = figure.add_gridspec(rows, columns)
     for place, axes in enumerate(panels):
         axes.set_subplotspec(grid[place // columns, place % columns])
@@ -82,8 +83,8 @@ def _line(axes: Any, curves: Curves, name: str, label: str, **style: Any) -> boo
     values = curves.get(name)
     if values is None or not np.isfinite(values).any():
         return False
-    # A lone epoch between gaps has no line; its marker shows it.
-    axes.plot(curves["epoch"], values, label=label, marker="o", markersize=3, linewidth=1.5, **style)
+    marked = {"marker": "o", "markersize": 3 if len(values) <= 60 else 0, "linewidth": 1.5, "label": label} | style
+    axes.plot(curves["epoch"], values, **marked)  # a lone epoch between gaps has no line; its marker shows it
     return True
 
 
@@ -131,6 +132,9 @@ def _perplexity(axes: Any, curves: Curves) -> bool:
             axes, curves, f"{term}_assignment_perplexity", f"{term}: cluster sizes", color=COLOUR[term], linestyle=":"
         )
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     axes.set_title("Sharpness of targets, and clusters in use")
     axes.set_ylabel("perplexity (log scale)")
     return drawn
@@ -167,13 +171,14 @@ def _rank(axes: Any, curves: Curves) -> bool:
 def _probes(axes: Any, curves: Curves) -> bool:
     endings = ("knn_accuracy", "cluster_nmi", "cluster_ari")
     names = [name for name in curves if name.endswith(endings)]
-    drawn = [
-        _line(axes, curves, name, name.replace("_", " "), color=PALETTE[place % len(PALETTE)])
-        for place, name in enumerate(names)
-    ]
+    drawn = False
+    for place, name in enumerate(names):
+        probed = np.isfinite(curves[name])  # probes may run every so many epochs: join what there is
+        found = {"epoch": curves["epoch"][probed], name: curves[name][probed]}
+        drawn |= _line(axes, found, name, name.replace("_", " "), color=PALETTE[place % len(PALETTE)])
     axes.set_title("Probes against a label that training did not see")
     axes.set_ylabel("score")
-    return any(drawn)
+    return drawn
 
 
 def _rate(axes: Any, curves: Curves) -> bool:
@@ -196,8 +201,6 @@ PANELS: tuple[Panel, ...] = (
 
 
 def _finish(axes: Any, epochs: npt.NDArray[np.float64]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     low, high = float(epochs.min()), float(epochs.max())
@@ -206,4 +209,4 @@ def _finish(axes: Any, epochs: npt.NDArray[np.float64]) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if len(axes.get_legend_handles_labels()[0]) > 1:
-        axes.legend(fontsize=7.5, frameon=True, framealpha=0.8, edgecolor="none", loc="best")
+        axes.legend(fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02))

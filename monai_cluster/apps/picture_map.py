@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -46,14 +48,24 @@ def draw_embedding_map(
         raise ValueError(f"method must be 'pca' or 'tsne', got {method!r}.")
     used = "pca" if len(table) < FEWEST_FOR_TSNE else method
     places, labels, title = _tsne(table) if used == "tsne" else _pca(table)
-    kinds, counts = np.unique(names, return_counts=True)
+    counts = Counter(names)
+    kinds = sorted(counts, key=_natural)
     columns = 1 + (min(len(kinds), MOST_IN_LEGEND) - 1) // 20
     figure = new_figure(6.2 + 2.1 * columns, 5.2)
     axes = figure.add_subplot()
-    for name, style in category_styles(list(kinds)).items():
+    for name, style in category_styles(kinds).items():
         chosen = np.array([item == name for item in names])
-        label = f"{shortened(name, 24)} ({counts[list(kinds).index(name)]})"
-        axes.scatter(places[chosen, 0], places[chosen, 1], s=22, alpha=0.8, linewidths=0.3, edgecolors="white", label=label, **style)
+        label = f"{shortened(name, 24)} ({counts[name]})"
+        axes.scatter(
+            places[chosen, 0],
+            places[chosen, 1],
+            s=22,
+            alpha=0.8,
+            linewidths=0.3,
+            edgecolors="white",
+            label=label,
+            **style,
+        )
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     axes.set_title(f"{title}, n = {len(table)}", fontsize=11)
@@ -71,6 +83,11 @@ def draw_embedding_map(
     )  # fmt: skip
     figure.set_layout_engine("constrained")
     return save(figure, out_png)
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts 2 before 10."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _pca(table: Array) -> tuple[Array, tuple[str, str], str]:

@@ -50,10 +50,12 @@ def draw_neighbours(
     order = np.argsort(-similarity, axis=1, kind="stable")
     columns = min(num_neighbours, len(images) - 1)
     queries = _spread_queries(names, min(num_queries, len(images)))
-    figure = new_figure(1.25 * (columns + 1) + 0.5, 1.62 * len(queries) + 0.75)
-    top = 1 - 0.62 / figure.get_figheight()
+    cells = 1.25 * (columns + 1)
+    figure = new_figure(max(cells + 0.4, 6.4), 1.52 * len(queries) + 0.8)  # wide enough for the title
+    side = (1 - cells / figure.get_figwidth()) / 2
+    top = 1 - 0.8 / figure.get_figheight()
     grid = figure.add_gridspec(
-        len(queries), columns + 1, left=0.02, right=0.98, bottom=0.01, top=top - 0.012, wspace=0.1, hspace=0.38
+        len(queries), columns + 1, left=side, right=1 - side, bottom=0.02, top=top, wspace=0.08, hspace=0.27
     )
     for row, query in enumerate(queries):
         axes = figure.add_subplot(grid[row, 0])

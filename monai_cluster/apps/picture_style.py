@@ -63,5 +63,7 @@ def grey_levels(picture: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     low, high = np.percentile(finite, (1, 99))
     if high <= low:
         low, high = float(finite.min()), float(finite.max())
-    levels: npt.NDArray[np.float64] = np.clip((np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / max(high - low, 1e-12), 0, 1)
+    levels: npt.NDArray[np.float64] = np.clip(
+        (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / max(high - low, 1e-12), 0, 1
+    )
     return levels

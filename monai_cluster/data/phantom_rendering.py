@@ -98,7 +98,9 @@ def render_projection(
     step = 2 * depth / 44
     line = (np.arange(44, dtype=np.float32) - 21.5) * np.float32(step)
     s, z = (((np.arange(n) - (n - 1) / 2) * pixel + rng.normal(0, 0.05 * n) * pixel).astype(np.float32) for n in shape)
-    s, line = s[:, None, None], line[None, :, None]
+    # Each ray samples the depth from its own start: equal starts would draw rings into smooth surfaces.
+    line = line[None, :, None] + rng.uniform(-0.5, 0.5, (len(s), 1, 1)).astype(np.float32) * np.float32(step)
+    s = s[:, None, None]
     x, y = (line, s) if lateral else (s, line)
     table = _hounsfield(rng)
     attenuation = np.clip(table / 1000 + 1, 0, None) * (1 + 1.2 * (table > 150))  # bone absorbs more than its density
