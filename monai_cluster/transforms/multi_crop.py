@@ -18,6 +18,14 @@ from .multi_view import MultiView, MultiViewd
 __all__ = ["MultiCrop", "MultiCropd", "RandResizedCrop", "RandResizedCropd"]
 
 Range = tuple[float, float]
+TRIES = 10
+FOREGROUND = 0.02
+
+
+def _share(value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"min_foreground is a share and must lie in 0..1, got {value}; for example 0.1")
+    return float(value)
 
 
 class RandResizedCrop(Randomizable, Transform):
@@ -29,12 +37,22 @@ class RandResizedCrop(Randomizable, Transform):
         size: side of the result in pixels, or (height, width).
         scale: range of the crop's area as a share of the image's.
         ratio: range of height over width.
+        min_foreground: share of the box that must be brighter than 0.02 (intensities in 0..1); boxes are drawn until
+            one
+            has it, at most ten times, then the fullest is taken. Medical images are black around the body, and black
+            crops are all alike.
 
     Raises:
-        ValueError: for a size below 1, a scale outside (0, 1] or an empty range.
+        ValueError: for a size below 1, a scale outside (0, 1], an empty range or a share outside 0..1.
     """
 
-    def __init__(self, size: int | tuple[int, int], scale: Range = (0.14, 1.0), ratio: Range = (3 / 4, 4 / 3)) -> None:
+    def __init__(
+        self,
+        size: int | tuple[int, int],
+        scale: Range = (0.14, 1.0),
+        ratio: Range = (3 / 4, 4 / 3),
+        min_foreground: float = 0.0,
+    ) -> None:
         self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         if min(self.size) < 1:
             raise ValueError(f"size must be at least 1 pixel, got {size}; for example 96")
@@ -44,13 +62,14 @@ class RandResizedCrop(Randomizable, Transform):
             raise ValueError(f"ratio must be an ascending range above 0, got {tuple(ratio)}; for example (.75, 1.33)")
         self.scale = (float(scale[0]), float(scale[1]))
         self.ratio = (float(ratio[0]), float(ratio[1]))
+        self.min_foreground = _share(min_foreground)
         self.box = (0, 0, 0, 0)
 
     def randomize(self, data: tuple[int, int]) -> None:
         """Draw ``box`` = (top, left, height, width) inside an image of ``data`` = (height, width)."""
         height, width = data
         area = height * width
-        for _ in range(10):
+        for _ in range(TRIES):
             share = self.R.uniform(*self.scale)
             ratio = math.exp(self.R.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
             h, w = round(math.sqrt(share * area * ratio)), round(math.sqrt(share * area / ratio))
@@ -69,14 +88,30 @@ class RandResizedCrop(Randomizable, Transform):
                 f"an image C H W or a volume C H W S is needed, got shape {tuple(data.shape)}; add channels first"
             )
         plain: Tensor = data.as_tensor() if hasattr(data, "as_tensor") else data
-        self.randomize((data.shape[1], data.shape[2]))
-        top, left, height, width = self.box
-        crop = plain[:, top : top + height, left : left + width]
+        crop = self._cut(plain)
         flat = crop.permute(0, 3, 1, 2).flatten(0, 1) if crop.ndim == 4 else crop
         flat = F.interpolate(flat[None], size=self.size, mode="bilinear", antialias=True)[0]
         if crop.ndim == 4:
             flat = flat.reshape(crop.shape[0], crop.shape[3], *self.size).permute(0, 2, 3, 1).contiguous()
         return flat
+
+    def _cut(self, image: Tensor) -> Tensor:
+        """Draw boxes until one shows enough; leaves the chosen one in ``box``."""
+        fullest, best = -1.0, self.box
+        for _ in range(TRIES):
+            self.randomize((image.shape[1], image.shape[2]))
+            top, left, height, width = self.box
+            crop = image[:, top : top + height, left : left + width]
+            if not self.min_foreground:
+                return crop
+            share = float((crop > FOREGROUND).float().mean())
+            if share > fullest:
+                fullest, best = share, self.box
+            if share >= self.min_foreground:
+                break
+        self.box = best
+        top, left, height, width = best
+        return image[:, top : top + height, left : left + width]
 
 
 class RandResizedCropd(Randomizable, MapTransform):
@@ -88,10 +123,11 @@ class RandResizedCropd(Randomizable, MapTransform):
         size: int | tuple[int, int],
         scale: Range = (0.14, 1.0),
         ratio: Range = (3 / 4, 4 / 3),
+        min_foreground: float = 0.0,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        self.crop = RandResizedCrop(size, scale, ratio)
+        self.crop = RandResizedCrop(size, scale, ratio, min_foreground)
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandResizedCropd:
         """Seed this transform and the crop inside."""
@@ -121,6 +157,7 @@ class MultiCrop(MultiView):
         global_scale: range of the global crops' area share.
         local_scale: range of the local crops' area share.
         augment: random array transform applied to each crop.
+        min_foreground: see :class:`RandResizedCrop`.
     """
 
     def __init__(
@@ -132,11 +169,12 @@ class MultiCrop(MultiView):
         global_scale: Range = (0.14, 1.0),
         local_scale: Range = (0.05, 0.14),
         augment: Callable[[Any], Any] | None = None,
+        min_foreground: float = 0.0,
     ) -> None:
         after = [] if augment is None else [augment]
         super().__init__(
-            Compose([RandResizedCrop(global_size, global_scale), *after]),
-            Compose([RandResizedCrop(local_size, local_scale), *after]),
+            Compose([RandResizedCrop(global_size, global_scale, min_foreground=min_foreground), *after]),
+            Compose([RandResizedCrop(local_size, local_scale, min_foreground=min_foreground), *after]),
             num_global,
             num_local,
         )
@@ -155,12 +193,13 @@ class MultiCropd(MultiViewd):
         global_scale: Range = (0.14, 1.0),
         local_scale: Range = (0.05, 0.14),
         augment: Callable[[Any], Any] | None = None,
+        min_foreground: float = 0.0,
     ) -> None:
         after = [] if augment is None else [augment]
         super().__init__(
             keys,
-            Compose([RandResizedCropd(keys, global_size, global_scale), *after]),
-            Compose([RandResizedCropd(keys, local_size, local_scale), *after]),
+            Compose([RandResizedCropd(keys, global_size, global_scale, min_foreground=min_foreground), *after]),
+            Compose([RandResizedCropd(keys, local_size, local_scale, min_foreground=min_foreground), *after]),
             num_global,
             num_local,
         )

@@ -26,6 +26,7 @@ def image_views(
     global_scale: Sequence[float] = (0.14, 1.0),
     local_scale: Sequence[float] = (0.05, 0.14),
     strength: float = 1.0,
+    min_foreground: float = 0.0,
 ) -> Compose:
     """Multi-crop views of 2D images and slices, each with its own augmentation.
 
@@ -37,6 +38,7 @@ def image_views(
         global_scale: range of the global crops' share of the area.
         local_scale: range of the local crops' share of the area.
         strength: amplitude of the intensity augmentations.
+        min_foreground: share of each crop that must not be black, if ten draws find it; 0 takes every crop.
 
     Returns:
         transform of ``{"image": C H W}`` that writes ``views``.
@@ -50,6 +52,7 @@ def image_views(
         (global_scale[0], global_scale[1]),
         (local_scale[0], local_scale[1]),
         augment=image_augmentations(strength=strength),
+        min_foreground=min_foreground,
     )
     return Compose([crops])
 

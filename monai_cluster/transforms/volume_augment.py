@@ -204,7 +204,7 @@ def volume_augmentations(
     Raises:
         ValueError: for an unknown name.
     """
-    tilt = math.radians(10 if through_plane else 0)
+    tilt = math.radians(5 if through_plane else 0)  # in voxels: thick slices tilt by more
     turn, scale, shift, wide = math.radians(15), 0.1, 0.05, (0.25, 1.5)
     build: dict[str, Callable[[], Transform]] = {
         "flip": lambda: RandVolumeFlipd(keys),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 from PIL import Image
+from torch.nn import functional as F
 
 from monai_cluster.transforms import MultiCrop, MultiCropd, RandResizedCrop, RandResizedCropd
 
@@ -37,6 +38,13 @@ def test_boxes_lie_inside_and_their_area_in_the_scale_range(
     assert left + w <= width
     rounding = (h + w) / 2 / (height * width)  # only boxes of long, thin images are not checked after rounding
     assert scale[0] - rounding <= h * w / (height * width) <= scale[1] + rounding
+
+
+def test_rounding_takes_no_box_of_a_small_image_out_of_the_range() -> None:
+    crop = RandResizedCrop(8, (0.05, 0.14)).set_random_state(0)
+    for _ in range(500):
+        crop.randomize((28, 28))
+        assert 0.05 <= crop.box[2] * crop.box[3] / 28**2 <= 0.14
 
 
 def test_the_areas_fill_the_range_and_the_shapes_the_ratio() -> None:
@@ -95,6 +103,26 @@ def test_small_crops_cover_little_of_a_gradient_and_large_ones_more() -> None:
     assert max(spread[2:]) < 0.4
 
 
+def test_black_crops_are_avoided_where_the_image_has_something_to_show() -> None:
+    spot = torch.zeros(1, 100, 100)
+    spot[:, 40:60, 40:60] = 0.7
+
+    def shares(min_foreground: float) -> list[float]:
+        crop = RandResizedCrop(16, (0.05, 0.14), min_foreground=min_foreground).set_random_state(2)
+        return [float((crop(spot) > 0).float().mean()) for _ in range(60)]
+
+    assert sum(share == 0 for share in shares(0.0)) > 15
+    assert sum(share < 0.05 for share in shares(0.05)) <= 3
+    crop = RandResizedCrop(16, (0.05, 0.14), min_foreground=0.5)
+    assert torch.equal(crop.set_random_state(1)(spot * 0), torch.zeros(1, 16, 16))
+    chosen = crop.set_random_state(1)(spot)
+    top, left, height, width = crop.box
+    same_box = F.interpolate(
+        spot[None, :, top : top + height, left : left + width], size=(16, 16), mode="bilinear", antialias=True
+    )
+    assert torch.equal(chosen, same_box[0])
+
+
 def test_wrong_arguments_are_refused_with_the_fix() -> None:
     with pytest.raises(ValueError, match="at least 1 pixel"):
         RandResizedCrop(0)
@@ -104,5 +132,7 @@ def test_wrong_arguments_are_refused_with_the_fix() -> None:
         RandResizedCropd("image", 8, (0.5, 1.2))
     with pytest.raises(ValueError, match="ratio must be"):
         RandResizedCrop(8, ratio=(0, 1))
+    with pytest.raises(ValueError, match="is a share"):
+        RandResizedCrop(8, min_foreground=2)
     with pytest.raises(ValueError, match="C H W"):
         RandResizedCrop(8)(torch.zeros(4, 4))
