@@ -66,10 +66,14 @@ class Bags(NamedTuple):
 
 @dataclass(frozen=True)
 class Variant:
-    """One contestant: how to build it, and whether it takes standardised embeddings (an exported one takes raw)."""
+    """One contestant: how to build it, the tasks it is in, and whether it comes from the export.
+
+    An exported aggregator takes the embeddings as they are, all others standardised ones.
+    """
 
     name: str
     build: Callable[[], nn.Module]
+    tasks: str = "ABC"
     exported: bool = False
     frozen: bool = False
 
@@ -100,7 +104,9 @@ def contestants(dim: int, architecture: dict[str, Any] | None, exported: nn.Modu
         Variant("deformable", lambda: networks.DeformableAggregator(dim, **sizes)),
         Variant("plain transformer", lambda: networks.TransformerAggregator(dim, **sizes)),
         Variant(
-            "transformer without positions", lambda: networks.TransformerAggregator(dim, **sizes, position_bias=False)
+            "transformer without positions",
+            lambda: networks.TransformerAggregator(dim, **sizes, position_bias=False),
+            tasks="C",
         ),
         Variant("query attention", lambda: networks.QueryAttentionPool(dim, **heads)),
         Variant("gated attention", lambda: networks.GatedAttentionPool(dim)),
@@ -117,8 +123,8 @@ def contestants(dim: int, architecture: dict[str, Any] | None, exported: nn.Modu
             return module
 
         found += [
-            Variant("the export's, trained on", rebuild, exported=True),
-            Variant("the export's, frozen", rebuild, exported=True, frozen=True),
+            Variant("the export's, trained on", rebuild, "AB", exported=True),
+            Variant("the export's, frozen", rebuild, "AB", exported=True, frozen=True),
         ]
     return found
 
@@ -204,8 +210,8 @@ def make(variant: Variant, bags: Bags, classes: int, seed: int) -> tuple[Classif
     """A fresh classifier and the parameters to train."""
     torch.manual_seed(seed)
     model = Classifier(variant.build(), bags.slices.shape[-1], bags.slices.shape[1], classes)
-    trained = model.head.parameters() if variant.frozen else model.parameters()
-    return model, list(trained)
+    model.aggregator.requires_grad_(not variant.frozen)
+    return model, [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def step_of(model: Classifier, optimizer: torch.optim.Optimizer, batch: Bags, weight: Tensor) -> None:
@@ -304,10 +310,8 @@ def times_per_step(
 ) -> list[float]:
     """Median over rounds of a training step's time relative to the first variant's, interleaved."""
     batch, weight = bags.pick(torch.arange(min(64, len(bags.labels)))), torch.ones(classes)
-    ready = []
-    for variant in variants:
-        model, trained = make(variant, bags, classes, 0)
-        ready.append((model.train(), torch.optim.AdamW(trained)))
+    made = [make(variant, bags, classes, 0) for variant in variants]
+    ready = [(model.train(), torch.optim.AdamW(trained)) for model, trained in made]
     times: list[list[float]] = [[] for _ in variants]
     for turn in range(rounds + 1):
         for place, (model, optimizer) in enumerate(ready):
@@ -391,7 +395,7 @@ def main() -> None:
     parser.add_argument("--tasks", default="ABC")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--untrained", action="store_true", help="embed with the same encoder untrained")
     parser.add_argument("--limit", type=int, help="so many subjects per split of A and C, for a quick trial")
     parser.add_argument("--threads", type=int, default=2)
@@ -408,27 +412,30 @@ def main() -> None:
     variants = contestants(encoder.embedding_dim, architecture, aggregator)
     start, texts = time.perf_counter(), []
 
+    def entered(task: str) -> list[Variant]:
+        return [variant for variant in variants if task in variant.tasks]
+
     def say(text: str) -> None:
         texts.append(text)
         print(text, end="\n\n", flush=True)
 
-    budget = Budget(arguments.steps, 64, (3e-4, 1e-3, 3e-3))
+    budget = Budget(arguments.steps, 32, (3e-4, 1e-3, 3e-3))
     if set(arguments.tasks) & set("AC"):
         splits, volume_area = adrenal(encoder, arguments.limit)
         embedded = time.perf_counter() - start
         if "A" in arguments.tasks:
             title = f"A. adrenal_mnist3d, 32 slices (gland volume alone: test AUC {volume_area:.3f})"
-            say(bench_split(title, variants, splits, budget, seeds))
+            say(bench_split(title, entered("A"), splits, budget, seeds))
             print(f"(embedded in {embedded:.0f} s, task done after {time.perf_counter() - start:.0f} s)\n", flush=True)
         if "C" in arguments.tasks:
             for how in ("whole", "half"):
                 title = {"whole": "C1. order reversed or not", "half": "C2. first or second half reversed"}[how]
                 tasks = {name: reordered(part, how) for name, part in splits.items()}
-                short = Budget(arguments.steps, 64, (1e-3,))
-                say(bench_split(title, [one for one in variants if not one.frozen], tasks, short, seeds, copies=2))
+                single = Budget(arguments.steps, 32, (1e-3,))
+                say(bench_split(title, entered("C"), tasks, single, seeds, copies=2))
     if "B" in arguments.tasks:
         bags = cardiac(encoder, (description.get("metadata", {}).get("preprocessing") or PREPROCESSING)["volume"])
-        say(bench_cardiac(variants, bags, Budget(max(1, arguments.steps // 3), 24, (3e-4, 3e-3)), seeds))
+        say(bench_cardiac(entered("B"), bags, Budget(max(1, arguments.steps * 3 // 10), 24, (3e-4, 3e-3)), seeds))
     print(f"whole run: {time.perf_counter() - start:.0f} s with {arguments.threads} threads")
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -97,6 +97,7 @@ class OurStep:
         channels_last: bool = True,
         checkpointing: bool = False,
         compiled: str = "",
+        backend: str = "inductor",
     ) -> None:
         torch.manual_seed(0)
         chunk = 4 * setting.num_slices if checkpointing else None
@@ -109,9 +110,9 @@ class OurStep:
         self.optimizer = LARC(self.network.parameters(), lr=0.01, weight_decay=1e-6)
         self.device, self.bf16 = device, bf16
         if compiled == "network":
-            self.network.compile()
+            self.network.compile(backend=backend)
         elif compiled == "encoder":
-            encoder.backbone.compile()
+            encoder.backbone.compile(backend=backend)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Train once; the loss without gradient."""
