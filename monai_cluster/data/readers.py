@@ -277,9 +277,8 @@ def read_image(path: str | Path | Sequence[str | Path], frame: int | None = None
 def _upright(image: MetaTensor) -> MetaTensor:
     """Turn ``C X Y 1`` to ``C H W`` with the head or the front on top, from the affine."""
     affine = np.asarray(image.affine, dtype=np.float64)
-    normal = int(nib.orientations.io_orientation(affine)[2, 0])
-    codes = UPRIGHT_CODES[("sagittal", "coronal", "axial")[normal]]
     now = nib.orientations.io_orientation(affine)
+    codes = UPRIGHT_CODES[("sagittal", "coronal", "axial")[int(now[2, 0])]]
     turn = nib.orientations.ornt_transform(now, nib.orientations.axcodes2ornt(tuple(codes)))
     data = image.as_tensor().numpy()
     turned = np.stack([nib.orientations.apply_orientation(channel, turn) for channel in data])[..., 0]
