@@ -9,9 +9,10 @@ their formulas.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import torch
@@ -23,6 +24,7 @@ from monai_cluster.networks import DeformableAggregator, DeformableSliceAttentio
 from monai_cluster.networks.slice_encoder import as_channels_last
 
 DIM, HEADS, WIDTH = 640, 8, 64
+Row = tuple[str, float, dict[str, float]]
 
 
 class FullAttention(nn.Module):
@@ -115,8 +117,7 @@ def paired(
     return statistics.median(times), {name: statistics.median(values) for name, values in ratios.items()}
 
 
-def bench_attention(repeats: int) -> list[tuple[str, float, dict[str, float]]]:
-    rows = []
+def bench_attention(repeats: int) -> Iterator[Row]:
     for slices in (64, 128, 256):
         x = torch.randn(4, slices, DIM, requires_grad=True)
         peers = {
@@ -124,8 +125,7 @@ def bench_attention(repeats: int) -> list[tuple[str, float, dict[str, float]]]:
             "grid_sample": forward_backward(GridSampleAttention(), x),
         }
         ours = forward_backward(DeformableSliceAttention(DIM), x)
-        rows.append((f"deformable attention, B 4, S {slices}, fp32", *paired(ours, peers, 4 * repeats)))
-    return rows
+        yield f"deformable attention, B 4, S {slices}, fp32", *paired(ours, peers, 4 * repeats)
 
 
 def repeated(network: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -137,16 +137,14 @@ def monai_resnet() -> nn.Module:
     return resnet50(spatial_dims=2, n_input_channels=3, conv1_t_stride=2, feed_forward=False)
 
 
-def bench_encoder(repeats: int, size: int = 128) -> list[tuple[str, float, dict[str, float]]]:
+def bench_encoder(repeats: int, size: int = 128) -> Iterator[Row]:
     x = torch.randn(16, 1, size, size)
     encoder = SliceEncoder("resnet50").to(memory_format=torch.channels_last)
     monai = monai_resnet()
     peers = {"MONAI resnet50, 3 channels, NCHW fp32": forward_backward(monai, x, repeated(monai))}
-    rows = []
     for name, bf16 in (("fp32", False), ("bf16", True)):
         ours = forward_backward(encoder, as_channels_last(x), lambda x: encoder(x).embedding, bf16)
-        rows.append((f"slice encoder ResNet-50, 16 x {size}², channels last, {name}", *paired(ours, peers, repeats)))
-    return rows
+        yield f"slice encoder ResNet-50, 16 x {size}², channels last, {name}", *paired(ours, peers, repeats)
 
 
 class PeerVolumeStep(nn.Module):
@@ -183,38 +181,40 @@ class OurVolumeStep(nn.Module):
         return self.aggregator(self.encoder(flat).embedding.view(batch, slices, DIM))[1]
 
 
-def bench_volume_step(repeats: int, slices: int) -> list[tuple[str, float, dict[str, float]]]:
+def bench_volume_step(repeats: int, slices: int) -> Iterator[Row]:
     x = torch.randn(2, 1, 128, 128, slices)
     peers = {"3 channels, NCHW fp32, grid_sample": forward_backward(PeerVolumeStep(), x)}
     step = OurVolumeStep()
-    return [
-        (
-            f"volume step, 2 views of {slices} x 128², {name}",
-            *paired(forward_backward(step, x, None, bf16), peers, repeats),
-        )
-        for name, bf16 in (("fp32", False), ("bf16", True))
-    ]
+    for name, bf16 in (("fp32", False), ("bf16", True)):
+        ours = forward_backward(step, x, None, bf16)
+        yield f"volume step, 2 views of {slices} x 128², {name}", *paired(ours, peers, repeats)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--slices", type=int, default=16, help="slices per view of the volume step")
-    parser.add_argument("--markdown", default="", help="also write the table to this file")
+    parser.add_argument("--parts", default="attention,encoder,step", help="which pieces, separated by commas")
+    parser.add_argument("--markdown", default="", help="also append the table to this file")
     options = parser.parse_args()
     torch.manual_seed(0)
-    rows = bench_attention(options.repeats) + bench_encoder(options.repeats)
-    rows += bench_volume_step(max(2, options.repeats // 2), options.slices)
-    lines = ["| piece (forward and backward) | ours, ms | peer's time / ours |", "|---|---|---|"]
-    for name, seconds, ratios in rows:
-        lines.append(
-            f"| {name} | {1000 * seconds:.1f} | " + ", ".join(f"{k} {v:.2f}" for k, v in ratios.items()) + " |"
-        )
-    table = "\n".join([f"{torch.get_num_threads()} thread(s), torch {torch.__version__}", "", *lines])
-    print(table)
-    if options.markdown:
-        with open(options.markdown, "w", encoding="utf-8") as file:
-            file.write(table + "\n")
+    parts: dict[str, Callable[[], Iterator[Row]]] = {
+        "attention": lambda: bench_attention(options.repeats),
+        "encoder": lambda: bench_encoder(options.repeats),
+        "step": lambda: bench_volume_step(max(2, options.repeats // 2), options.slices),
+    }
+
+    def show(line: str) -> None:
+        print(line, flush=True)
+        if options.markdown:
+            with open(options.markdown, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    show(f"{torch.get_num_threads()} thread(s), torch {torch.__version__}, load {os.getloadavg()[0]:.1f}\n")
+    show("| piece (forward and backward) | ours, ms | peer's time / ours |\n|---|---|---|")
+    for part in options.parts.split(","):
+        for name, seconds, ratios in parts[part]():
+            show(f"| {name} | {1000 * seconds:.1f} | " + ", ".join(f"{k} {v:.2f}" for k, v in ratios.items()) + " |")
 
 
 if __name__ == "__main__":
