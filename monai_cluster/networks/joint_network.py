@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from monai_cluster.keys import ClusterKeys as Keys
 from monai_cluster.outputs import ClusterOutput, JointOutput, MaskedOutput, SliceFeatures
 
 from .cluster_head import ClusterHead
+from .encoded_slices import EncodedSlices, check_volume, spread_rows
 from .masked_slices import MaskedSliceDecoder
 from .matched_slices import match_slices
 from .slice_encoder import SliceEncoder, as_channels_last
@@ -22,20 +23,6 @@ __all__ = ["JointClusterNet"]
 
 PARTS = ("slice_encoder", "slice_aggregator", "image_head", "volume_head", "mask_decoder")
 TERMS = ("image", "volume", "mask", "slice")
-
-
-class _Slices(NamedTuple):
-    """Slices of V views of B volumes, views first, padded at the end to the longest view: ``V·B S ...``."""
-
-    features: Tensor
-    embedding: Tensor
-    padded: Tensor
-    position_mm: Tensor | None
-
-    @property
-    def mask(self) -> Tensor | None:
-        """The padding, or None where there is none: attention is cheaper without."""
-        return self.padded if bool(self.padded.any()) else None
 
 
 class JointClusterNet(nn.Module):
@@ -189,13 +176,13 @@ class JointClusterNet(nn.Module):
         Raises:
             ValueError: if shapes disagree.
         """
-        _check_view(x, padded)
+        check_volume(x, padded)
         slices = x.permute(0, 4, 1, 2, 3)
         if padded is None or not bool(padded.any()):
             return SliceFeatures(
                 *(part.view(*slices.shape[:2], -1) for part in self.encode_images(slices.flatten(0, 1)))
             )
-        return SliceFeatures(*(_spread(part, ~padded) for part in self.encode_images(slices[~padded])))
+        return SliceFeatures(*(spread_rows(part, ~padded) for part in self.encode_images(slices[~padded])))
 
     def encode_volume(
         self, x: Tensor, padded: Tensor | None = None, position_mm: Tensor | None = None
@@ -238,14 +225,14 @@ class JointClusterNet(nn.Module):
                 features[number], embedding[number] = parts
         return features, embedding
 
-    def _encode_volumes(self, volumes: Mapping[str, Any]) -> _Slices:
+    def _encode_volumes(self, volumes: Mapping[str, Any]) -> EncodedSlices:
         """Encode the real slices of all views and put them in place."""
         views: Sequence[Tensor] = volumes[Keys.VIEWS]
         given = volumes.get(Keys.PADDED)
         longest = max(view.shape[-1] for view in views)
         padded = []
         for number, view in enumerate(views):
-            _check_view(view, None if given is None else given[number])
+            check_volume(view, None if given is None else given[number])
             missing = (
                 view.new_zeros(view.shape[0], view.shape[-1], dtype=torch.bool) if given is None else given[number]
             )
@@ -255,22 +242,22 @@ class JointClusterNet(nn.Module):
             for view, missing in zip(views, padded, strict=True)
         ]
         features, embedding = (
-            torch.cat([_spread(values, ~missing) for values, missing in zip(parts, padded, strict=True)])
+            torch.cat([spread_rows(values, ~missing) for values, missing in zip(parts, padded, strict=True)])
             for parts in self._encode_by_size(real)
         )
         position = volumes.get(Keys.SLICE_POSITION)
         if position is not None:
             position = torch.cat([nn.functional.pad(part, (0, longest - part.shape[-1])) for part in position])
-        return _Slices(features, embedding, torch.cat(padded), position)
+        return EncodedSlices(features, embedding, torch.cat(padded), position)
 
-    def _cluster_volumes(self, slices: _Slices, num_views: int) -> ClusterOutput:
+    def _cluster_volumes(self, slices: EncodedSlices, num_views: int) -> ClusterOutput:
         assert self.slice_aggregator is not None
         assert self.volume_head is not None
         _, volume = self.slice_aggregator(slices.embedding, slices.mask, slices.position_mm)
         output: ClusterOutput = self.volume_head(volume.chunk(num_views))
         return output
 
-    def _predict_masked(self, slices: _Slices) -> MaskedOutput:
+    def _predict_masked(self, slices: EncodedSlices) -> MaskedOutput:
         assert self.slice_aggregator is not None
         assert self.mask_decoder is not None
         masked = self.mask_decoder.draw(slices.padded)
@@ -278,7 +265,9 @@ class JointClusterNet(nn.Module):
         tokens, _ = self.slice_aggregator(hidden, slices.mask, slices.position_mm)
         return MaskedOutput(self.mask_decoder(tokens), slices.embedding.detach(), masked, slices.padded)
 
-    def _cluster_matched(self, slices: _Slices, volumes: Mapping[str, Any], num_views: int) -> ClusterOutput | None:
+    def _cluster_matched(
+        self, slices: EncodedSlices, volumes: Mapping[str, Any], num_views: int
+    ) -> ClusterOutput | None:
         assert self.image_head is not None
         if num_views < 2 or Keys.SLICE_INDEX not in volumes:
             raise ValueError(
@@ -296,15 +285,3 @@ class JointClusterNet(nn.Module):
         ]
         output: ClusterOutput = self.image_head([part.flatten(0, 1) for part in chosen])
         return output
-
-
-def _check_view(x: Tensor, padded: Tensor | None) -> None:
-    if x.ndim != 5:
-        raise ValueError(f"volumes must be B C H W S (slice axis last), got {tuple(x.shape)}.")
-    if padded is not None and tuple(padded.shape) != (x.shape[0], x.shape[-1]):
-        raise ValueError(f"padded must be B S = {(x.shape[0], x.shape[-1])}, got {tuple(padded.shape)}.")
-
-
-def _spread(values: Tensor, real: Tensor) -> Tensor:
-    """Rows ``n F`` put where ``real`` (``B S``) is True, zeros elsewhere: ``B S F``."""
-    return values.new_zeros(*real.shape, values.shape[-1]).masked_scatter(real[..., None], values)
