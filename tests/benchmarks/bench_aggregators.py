@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -359,6 +360,12 @@ def table(
     return "\n".join(lines)
 
 
+def report(variant: Variant, outcome: Outcome, test: Bags) -> None:
+    """One line on standard error as soon as a contestant is done."""
+    areas = [area(scores, test.labels.numpy()) for scores in outcome.scores]
+    print(f"  {variant.name}: AUC {with_spread(areas)}, lr {outcome.learning_rate}", file=sys.stderr, flush=True)
+
+
 def bench_split(
     title: str, variants: Sequence[Variant], raw: dict[str, Bags], budget: Budget, seeds: Sequence[int], copies: int = 1
 ) -> str:
@@ -368,7 +375,10 @@ def bench_split(
     ends = np.cumsum([len(part.labels) for part in raw.values()])
     pieces = zip(raw, np.r_[0, ends[:-1]], ends, strict=True)
     scaled = {name: ready.pick(torch.arange(start, end)) for name, start, end in pieces}
-    outcomes = [split_outcome(one, raw if one.exported else scaled, 2, budget, seeds) for one in variants]
+    outcomes = []
+    for one in variants:
+        outcomes.append(split_outcome(one, raw if one.exported else scaled, 2, budget, seeds))
+        report(one, outcomes[-1], raw["test"])
     ratios = times_per_step(variants, scaled["train"], 2)
     counts = ", ".join(f"{name} {len(part.labels)}" for name, part in raw.items())
     test = raw["test"].labels.numpy()
@@ -379,7 +389,10 @@ def bench_split(
 
 def bench_cardiac(variants: Sequence[Variant], bags: Bags, budget: Budget, seeds: Sequence[int]) -> str:
     """Task B."""
-    outcomes = [folded_outcome(one, bags, 5, budget, seeds) for one in variants]
+    outcomes = []
+    for one in variants:
+        outcomes.append(folded_outcome(one, bags, 5, budget, seeds))
+        report(one, outcomes[-1], bags)
     ratios = times_per_step(variants, bags, 5)
     body = table(variants, outcomes, bags, bags.labels.numpy(), ratios, "balanced accuracy")
     return (
