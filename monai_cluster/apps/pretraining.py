@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +13,12 @@ from monai.bundle import ConfigWorkflow
 
 from monai_cluster.apps.bundle_files import bundle_root, config_files
 from monai_cluster.apps.check_overrides import check_override_keys
-from monai_cluster.apps.output_folder import OutputFolder
+from monai_cluster.apps.output_folder import OutputFolder, is_main_process
 
 __all__ = ["pretrain"]
 
 BUNDLE = "joint_pretraining"
+PLACES = {"bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "pretrained", "_meta_"}
 
 
 def pretrain(
@@ -88,9 +90,17 @@ def pretrain(
         **settings,
     )
     workflow.initialize()
+    _note_config(workflow, OutputFolder(out))
     workflow.run()
     workflow.finalize()
     return OutputFolder(out).encoder
+
+
+def _note_config(workflow: ConfigWorkflow, folder: OutputFolder) -> None:
+    """What ran, without the places where it ran."""
+    if is_main_process():
+        kept = {key: value for key, value in workflow.parser.get().items() if key not in PLACES}
+        folder.config.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def _configs(preset: str, method: str, schedule: str) -> list[str]:

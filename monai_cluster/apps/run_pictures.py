@@ -13,7 +13,7 @@ from torch import nn
 
 from monai_cluster.apps.embedding import embed_rows, thin
 from monai_cluster.apps.output_folder import OutputFolder
-from monai_cluster.data import Datalist, ImageDataset, VolumeDataset, image_preprocessing, volume_preprocessing
+from monai_cluster.data import ClusterImageDataset, Datalist, VolumeDataset, image_preprocessing, volume_preprocessing
 from monai_cluster.keys import ClusterKeys as Keys
 from monai_cluster.networks import SliceEncoder
 
@@ -57,7 +57,7 @@ def draw_run(
     sample = Datalist(_even(datalist.images, MOST_IMAGES), _even(datalist.volumes, MOST_VOLUMES), [])
     device = next(encoder.parameters()).device
     found = embed_rows(encoder, aggregator, sample, preprocessing, device)
-    images = ImageDataset(sample.images, image_preprocessing(**preprocessing["image"]))
+    images = ClusterImageDataset(sample.images, image_preprocessing(**preprocessing["image"]))
     volumes = VolumeDataset(sample.volumes, volume_preprocessing(**preprocessing["volume"]))
 
     pictures = [np.asarray(images[place][Keys.IMAGE][0]) for place in range(len(images))]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .batch_size import fit_batch_size as fit_batch_size
     from .datalist import Datalist as Datalist
     from .datalist import load_datalist as load_datalist
-    from .datasets import ImageDataset as ImageDataset
+    from .datasets import ClusterImageDataset as ClusterImageDataset
     from .datasets import SliceDataset as SliceDataset
     from .datasets import VolumeDataset as VolumeDataset
     from .dicom import DicomSeriesReader as DicomSeriesReader
@@ -37,7 +37,7 @@ __getattr__, __dir__, __all__ = attach(
         "batch_sampler": ["JointBatchSampler"],
         "batch_size": ["fit_batch_size"],
         "datalist": ["Datalist", "load_datalist"],
-        "datasets": ["ImageDataset", "SliceDataset", "VolumeDataset"],
+        "datasets": ["ClusterImageDataset", "SliceDataset", "VolumeDataset"],
         "dicom": ["DicomSeriesReader"],
         "joint_dataset": ["JointDataset"],
         "joint_loader": ["JointLoader", "collate_joint"],

@@ -18,7 +18,7 @@ from monai_cluster.transforms.slices import SelectSlice
 
 from .datalist import Datalist
 
-__all__ = ["ImageDataset", "SliceDataset", "VolumeDataset"]
+__all__ = ["ClusterImageDataset", "SliceDataset", "VolumeDataset"]
 
 Row = dict[str, Any]
 
@@ -137,7 +137,7 @@ class VolumeDataset(_RowDataset):
     kind = "volume"
 
 
-class ImageDataset(_RowDataset):
+class ClusterImageDataset(_RowDataset):
     """Preprocessed 2D images ``C H W``; arguments and errors as for :class:`VolumeDataset`."""
 
     kind = "image"

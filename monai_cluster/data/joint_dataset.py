@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from monai_cluster.keys import ClusterKeys
 
-from .datasets import ImageDataset, SliceDataset, VolumeDataset
+from .datasets import ClusterImageDataset, SliceDataset, VolumeDataset
 
 __all__ = ["Address", "JointDataset", "derive_seed"]
 
@@ -49,7 +49,7 @@ class JointDataset(Dataset[Row]):
 
     def __init__(
         self,
-        images: ImageDataset | None = None,
+        images: ClusterImageDataset | None = None,
         volumes: VolumeDataset | None = None,
         image_transform: Callable[[Any], Any] | None = None,
         volume_transform: Callable[[Any], Any] | None = None,

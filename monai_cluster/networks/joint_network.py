@@ -36,6 +36,7 @@ class JointClusterNet(nn.Module):
         mask_decoder: hides slice embeddings and predicts them.
         matched_slices: so many slices of each volume, seen by both global views, go through ``image_head``; 0 for none.
         channels_last: keep the encoder and its input in channels-last memory, which most convolutions run faster in.
+        mask_trains_encoder: let the mask loss reach the slice encoder too; off, it trains aggregator and decoder only.
 
     Raises:
         ValueError: if parts are missing that others need, or their dimensions disagree.
@@ -50,11 +51,13 @@ class JointClusterNet(nn.Module):
         mask_decoder: MaskedSliceDecoder | None = None,
         matched_slices: int = 0,
         channels_last: bool = False,
+        mask_trains_encoder: bool = False,
     ) -> None:
         super().__init__()
         self.slice_encoder, self.slice_aggregator = slice_encoder, slice_aggregator
         self.image_head, self.volume_head, self.mask_decoder = image_head, volume_head, mask_decoder
         self.matched_slices, self.channels_last = matched_slices, channels_last
+        self.mask_trains_encoder = mask_trains_encoder
         self.terms: tuple[str, ...] = TERMS
         self._frozen: dict[str, list[nn.Parameter]] = {}
         self._check_parts()
@@ -261,7 +264,9 @@ class JointClusterNet(nn.Module):
         assert self.slice_aggregator is not None
         assert self.mask_decoder is not None
         masked = self.mask_decoder.draw(slices.padded)
-        hidden = self.mask_decoder.hide(slices.embedding, masked)
+        # The paper trains the mask stage on a frozen encoder: its easiest answer to this loss is to say little.
+        embedding = slices.embedding if self.mask_trains_encoder else slices.embedding.detach()
+        hidden = self.mask_decoder.hide(embedding, masked)
         tokens, _ = self.slice_aggregator(hidden, slices.mask, slices.position_mm)
         return MaskedOutput(self.mask_decoder(tokens), slices.embedding.detach(), masked, slices.padded)
 

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_cluster.data import (
-    ImageDataset,
+    ClusterImageDataset,
     JointDataset,
     JointLoader,
     VolumeDataset,
@@ -283,12 +283,12 @@ def loader_rows() -> Any:
         return _cached(load_datalist(write_phantoms(folder, num_volumes_per_class=2, num_images_per_class=6)))
 
 
-def _cached(rows: Any) -> tuple[ImageDataset, VolumeDataset]:
+def _cached(rows: Any) -> tuple[ClusterImageDataset, VolumeDataset]:
     volume = volume_preprocessing(size=128, upright=True, max_slices=128, channel=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return (
-            ImageDataset(rows, image_preprocessing(size=256, channel=0), cache_rate=1.0),
+            ClusterImageDataset(rows, image_preprocessing(size=256, channel=0), cache_rate=1.0),
             VolumeDataset(rows, volume, cache_rate=1.0),
         )
 

@@ -37,7 +37,13 @@ from torch.nn import functional as F
 import monai_cluster.networks as networks
 from monai_cluster.apps.embedding import weights_file
 from monai_cluster.clustering import spherical_kmeans
-from monai_cluster.data import ImageDataset, VolumeDataset, image_preprocessing, load_datalist, volume_preprocessing
+from monai_cluster.data import (
+    ClusterImageDataset,
+    VolumeDataset,
+    image_preprocessing,
+    load_datalist,
+    volume_preprocessing,
+)
 from monai_cluster.keys import ClusterKeys as Keys
 from monai_cluster.metrics import knn_predict
 from monai_cluster.metrics.agreement import clustering_agreement
@@ -295,7 +301,7 @@ def prepare_list(preprocessing: dict[str, Any], limit: int | None) -> Prepared:
         write(Path(folder) / "real.json")
         rows = load_datalist(Path(folder) / "real.json")
     spread = slice(None, None, 1 if limit is None else max(1, len(rows.volumes) // limit))
-    images = ImageDataset(rows.images[spread], image_preprocessing(**{"pad": True} | preprocessing["image"]))
+    images = ClusterImageDataset(rows.images[spread], image_preprocessing(**{"pad": True} | preprocessing["image"]))
     volumes = VolumeDataset(rows.volumes[spread], volume_preprocessing(**preprocessing["volume"]))
     kept, positions = [], []
     with warnings.catch_warnings():

@@ -14,7 +14,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, RandGaussianNoised
 
-from monai_cluster.data import ImageDataset, JointDataset, SliceDataset, VolumeDataset, volume_preprocessing
+from monai_cluster.data import ClusterImageDataset, JointDataset, SliceDataset, VolumeDataset, volume_preprocessing
 from monai_cluster.data.joint_dataset import derive_seed
 from monai_cluster.transforms import image_views, volume_views
 
@@ -42,7 +42,7 @@ def rows(count: int, first: int) -> list[dict[str, Any]]:
 
 def joint(slices: tuple[int, ...] = (10, 7), cache_rate: float = 0.0, **options: Any) -> JointDataset:
     volumes = VolumeDataset(rows(3, 0), Make(slices), cache_rate=cache_rate)
-    images = ImageDataset(rows(5, 3), Make(None), cache_rate=cache_rate)
+    images = ClusterImageDataset(rows(5, 3), Make(None), cache_rate=cache_rate)
     return JointDataset(images, volumes, image_views(8, 4, 2, 1), volume_views(4), **options)
 
 
@@ -149,7 +149,7 @@ def test_wrong_arguments_are_refused_with_the_fix() -> None:
     with pytest.raises(ValueError, match="must be deterministic, got RandGaussianNoised"):
         VolumeDataset(rows(1, 0), Compose([Make((4,)), Compose([RandGaussianNoised("image")])]))
     with pytest.raises(ValueError, match="row 0 has none; make rows with load_datalist"):
-        ImageDataset([{"image": "0"}], Make(None))
+        ClusterImageDataset([{"image": "0"}], Make(None))
     with pytest.raises(ValueError, match=r"cache_rate must lie in 0\.\.1"):
         VolumeDataset(rows(1, 0), Make((4,)), cache_rate=2)
     with pytest.raises(ValueError, match="slices_per_volume must be at least 1"):
@@ -157,8 +157,8 @@ def test_wrong_arguments_are_refused_with_the_fix() -> None:
     with pytest.raises(ValueError, match="needs images or volumes"):
         JointDataset(None, None)
     with pytest.raises(ValueError, match="there are no volumes"):
-        JointDataset(ImageDataset(rows(1, 0), Make(None)), None, image_views(8), slices_per_volume=2)
+        JointDataset(ClusterImageDataset(rows(1, 0), Make(None)), None, image_views(8), slices_per_volume=2)
     with pytest.raises(ValueError, match="needs an image_transform"):
-        JointDataset(ImageDataset(rows(1, 0), Make(None)))
+        JointDataset(ClusterImageDataset(rows(1, 0), Make(None)))
     with pytest.raises(ValueError, match="needs a volume_transform"):
         JointDataset(None, volumes)
