@@ -236,17 +236,19 @@ def _embed_volumes(
 
 
 def thin(sample: Mapping[str, Any], num_slices: int) -> tuple[Tensor, Tensor, Tensor]:
-    """At most ``num_slices`` evenly spaced slices of a prepared volume.
+    """At most ``num_slices`` slices of a prepared volume: the middles of equal strata, so every call gives the same.
 
     Returns:
         slices ``S C H W``, their index in the prepared volume ``S``, their position in mm ``S``.
     """
     volume = sample[Keys.IMAGE]
-    drawn = SliceVolume(-1, num_slices=min(num_slices, volume.shape[-1]), sampling="even")(volume)
+    every = SliceVolume(-1)(volume)
+    count = min(num_slices, volume.shape[-1])
+    chosen = ((torch.arange(count) + 0.5) / count * volume.shape[-1]).long()
     return (
-        drawn.as_tensor().movedim(-1, 0).contiguous(),
-        torch.as_tensor(drawn.meta[Keys.SLICE_INDEX]),
-        torch.as_tensor(drawn.meta[Keys.SLICE_POSITION]).float(),
+        every.as_tensor()[..., chosen].movedim(-1, 0).contiguous(),
+        torch.as_tensor(every.meta[Keys.SLICE_INDEX])[chosen],
+        torch.as_tensor(every.meta[Keys.SLICE_POSITION]).float()[chosen],
     )
 
 

@@ -7,7 +7,10 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+import torch
+from monai.data import MetaTensor
 
+from monai_cluster.apps.embedding import thin
 from monai_cluster.apps.embeddings import Embeddings, load_embeddings
 from monai_cluster.apps.evaluation import probe_embeddings
 
@@ -61,3 +64,13 @@ def test_probes_find_planted_classes_and_leave_unlabelled_rows_out() -> None:
 def test_probes_without_any_label_are_refused() -> None:
     with pytest.raises(ValueError, match="no image of the test rows has a value in column 'label'"):
         probe_embeddings(make_embeddings(["a", "b"]), make_embeddings([""]), "label", "image")
+
+
+def test_thinning_takes_the_middles_of_equal_strata_every_time() -> None:
+    volume = MetaTensor(torch.arange(10.0).expand(1, 2, 3, 10), affine=torch.diag(torch.tensor([1.0, 1.0, 2.5, 1.0])))
+    for _ in range(2):
+        slices, index, position = thin({"image": volume}, 3)
+        assert index.tolist() == [1, 5, 8]
+        assert slices[:, 0, 0, 0].tolist() == [1.0, 5.0, 8.0]
+        assert (position - position[0]).tolist() == [0.0, 10.0, 17.5]
+    assert thin({"image": volume}, 20)[1].tolist() == list(range(10))
