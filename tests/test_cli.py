@@ -82,3 +82,10 @@ def test_a_pair_without_equals_sign_is_refused(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["pretrain", "--out", "o", "--data", "d", "--set", "epochs"])
     assert "expected KEY=VALUE, got 'epochs'" in capsys.readouterr().err
+
+
+def test_an_override_may_not_contradict_an_option(capsys, tmp_path) -> None:
+    words = ["pretrain", "--out", str(tmp_path / "o"), "--data", str(tmp_path), "--set", "seed=3"]
+    assert main(words) == 1
+    assert "these keys have options of their own" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()

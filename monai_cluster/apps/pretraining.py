@@ -18,6 +18,15 @@ from monai_cluster.apps.output_folder import OutputFolder, is_main_process
 __all__ = ["pretrain"]
 
 BUNDLE = "joint_pretraining"
+OPTION_OF = {
+    "output_dir": "out",
+    "datalist": "data",
+    "dataset_dir": "data",
+    "bundle_root": "set by the package",
+    "split": "split",
+    "seed": "seed",
+    "resume": "resume",
+}
 PLACES = {"bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "pretrained", "_meta_"}
 
 
@@ -72,6 +81,10 @@ def pretrain(
         "pretrained": pretrained,
     }
     settings = {name: value for name, value in named.items() if value is not None} | dict(overrides or {})
+    named_anyway = sorted(OPTION_OF.keys() & dict(overrides or {}).keys())
+    if named_anyway:
+        options = ", ".join(f"{key!r} is {OPTION_OF[key]}" for key in named_anyway)
+        raise ValueError(f"these keys have options of their own, which overrides must not contradict: {options}.")
     root = bundle_root(BUNDLE)
     check_override_keys(settings, root)
     settings |= {

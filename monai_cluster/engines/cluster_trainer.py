@@ -148,9 +148,10 @@ class ClusterTrainer(Trainer):
             losses = self._losses(output, images, volumes)
         loss = self._total(losses)
         self.fire_event(IterationEvents.LOSS_COMPLETED)
+        report = self._report(loss, losses)  # before the step: a loss that is not finite must not reach the weights
         self._update(loss)
         self.state.joint_output = _detach(output)
-        self.state.output = [self._report(loss, losses)]
+        self.state.output = [report]
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         reported: list[dict[str, float]] = self.state.output
         return reported
@@ -192,7 +193,12 @@ class ClusterTrainer(Trainer):
             return
         if self.max_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
+            norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
+            if not self.scaler.is_enabled() and not norm.isfinite():  # the scaler skips such steps by itself
+                raise FloatingPointError(
+                    f"gradients became NaN or infinite at iteration {self.state.iteration} though the loss is finite; "
+                    "the weights were left as they were. Lower the learning rate, or switch amp off."
+                )
         self.scaler.step(self.optimizer)
         self.scaler.update()
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Number
 from typing import Any
 
 from ignite.engine import Engine, Events
+from torch import Tensor
 
 __all__ = ["EpochMeans"]
 
@@ -38,6 +40,9 @@ class EpochMeans:
         if not isinstance(report, Mapping):
             return
         for name, value in report.items():
+            scalar = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, Number)
+            if not scalar:
+                continue  # other trainers report their images beside their losses
             number = float(value)
             if math.isfinite(number):
                 self._sums[name] = self._sums.get(name, 0.0) + number

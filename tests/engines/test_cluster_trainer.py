@@ -195,8 +195,21 @@ def test_monai_stats_handler_prints_every_loss(capfd) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     batches = make_batches(1)
     batches[0]["images"]["views"][0][0, 0] = math.nan
+    trainer = make_trainer(batches)
+    before = [parameter.detach().clone() for parameter in trainer.network.parameters()]
     with pytest.raises(FloatingPointError, match=r"image_loss became NaN or infinite at iteration 1 \(epoch 1\)"):
-        make_trainer(batches).run()
+        trainer.run()
+    assert all(torch.equal(ours, old) for ours, old in zip(trainer.network.parameters(), before, strict=True))
+
+
+def test_gradients_that_are_not_finite_leave_the_weights_alone() -> None:
+    trainer = make_trainer(make_batches(1), max_grad_norm=1.0)
+    weight = trainer.network.image.weight
+    before = weight.detach().clone()
+    weight.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(FloatingPointError, match="gradients became NaN or infinite at iteration 1"):
+        trainer.run()
+    assert torch.equal(weight, before)
 
 
 def test_wrong_arguments_are_refused_by_name() -> None:

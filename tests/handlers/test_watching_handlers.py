@@ -166,3 +166,11 @@ def test_probe_uses_given_clusters_and_runs_every_so_many_epochs_and_at_the_end(
 def test_probe_interval_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="interval must be at least 1"):
         KNNProbe(lambda: probe_result(0.1), interval=0)
+
+
+def test_means_skip_what_other_trainers_report_beside_their_losses() -> None:
+    means = EpochMeans()
+    engine = Engine(lambda engine, batch: {"image": torch.ones(2, 3), "loss": torch.tensor(float(batch)), "name": "x"})
+    means.attach(engine)
+    engine.run([1, 3], max_epochs=1)
+    assert means._sums == {"loss": 4.0}
