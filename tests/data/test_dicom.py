@@ -75,10 +75,14 @@ def test_two_series_in_one_folder_are_listed_by_number_and_never_by_identifier(t
 
 def test_other_objects_in_the_folder_are_left_out(tmp_path: Path) -> None:
     write_series(tmp_path, [0.0, 3.0, 6.0])
+    alone = read_volume(tmp_path)
     write_slice(tmp_path / "seg.dcm", np.zeros((6, 8)), "1.2.9", None, Modality="SEG")
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / ".hidden.dcm").write_text("hello")
-    assert read_volume(tmp_path).shape[-1] == 3
+    beside_others = read_volume(tmp_path)
+    assert beside_others.shape[-1] == 3
+    np.testing.assert_array_equal(np.asarray(beside_others), np.asarray(alone))
+    np.testing.assert_array_equal(np.asarray(beside_others.affine), np.asarray(alone.affine))
 
 
 @pytest.mark.parametrize(
