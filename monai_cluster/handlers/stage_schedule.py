@@ -22,7 +22,7 @@ class Stage:
 
     Attributes:
         name: shown in the log.
-        epochs: how many epochs it lasts, at least 1.
+        epochs: how many epochs it lasts; 0 skips the stage.
         weights: λ per term (image, volume, mask, slice); absent terms are off.
         freeze: parts of the joint network that get no gradient, such as ``["slice_encoder"]``.
         learning_rate: peak of the stage, read by :class:`~monai_cluster.optimizers.StagedWarmupCosine`.
@@ -35,8 +35,8 @@ class Stage:
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"stage {self.name!r}: epochs must be at least 1, got {self.epochs}.")
+        if self.epochs < 0:
+            raise ValueError(f"stage {self.name!r}: epochs must be 0 or more, got {self.epochs}.")
         unknown = sorted(set(self.weights) - set(STREAM_OF))
         if unknown:
             raise ValueError(
@@ -64,7 +64,7 @@ class StageSchedule:
         loader: the joint loader (``set_streams``), or None.
 
     Raises:
-        ValueError: for no stage, or a stage whose fields are wrong.
+        ValueError: for no stage, stages of 0 epochs only, or a stage whose fields are wrong.
     """
 
     def __init__(
@@ -73,6 +73,8 @@ class StageSchedule:
         if not stages:
             raise ValueError("a schedule needs at least one stage, got none.")
         self.stages = [stage if isinstance(stage, Stage) else Stage(**stage) for stage in stages]
+        if not self.total_epochs:
+            raise ValueError("a schedule needs a stage of at least one epoch, got stages of 0 epochs only.")
         self.network, self.loader = network, loader
         self.current: Stage | None = None
         self.logger = logging.getLogger(__name__)
@@ -88,7 +90,7 @@ class StageSchedule:
             if epoch <= stage.epochs:
                 return stage
             epoch -= stage.epochs
-        return self.stages[-1]
+        return next(stage for stage in reversed(self.stages) if stage.epochs)
 
     def attach(self, engine: Engine) -> None:
         """Register on the trainer; attach it first, since other handlers read what it sets."""

@@ -19,7 +19,7 @@ __all__ = ["ClusterHead", "ProjectionHead", "RunningCenter"]
 
 
 class ProjectionHead(nn.Sequential):
-    """Linear layers with batch norm and ReLU between them; the output is not normalised.
+    """Linear layers with batch norm and ReLU between them; the output is not of unit length.
 
     With a ResNet-50's 2048 features the defaults are SwAV's 2048-2048-128 (input, hidden, output; arXiv:2006.09882).
 
@@ -28,19 +28,31 @@ class ProjectionHead(nn.Sequential):
         hidden_dim: width between the layers.
         out_dim: D of the embeddings.
         num_layers: linear layers, 1 for a plain projection.
+        normalize_output: batch norm without weights after the last layer, as in SimSiam and MoCo v3: embeddings then
+            cannot shrink to one point, which short runs with small batches tend to. SwAV has none.
 
     Raises:
         ValueError: for less than one layer.
     """
 
-    def __init__(self, in_dim: int, hidden_dim: int = 2048, out_dim: int = 128, num_layers: int = 2) -> None:
+    def __init__(
+        self,
+        in_dim: int,
+        hidden_dim: int = 2048,
+        out_dim: int = 128,
+        num_layers: int = 2,
+        normalize_output: bool = False,
+    ) -> None:
         if num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {num_layers}.")
         widths = [in_dim] + [hidden_dim] * (num_layers - 1)
         layers: list[nn.Module] = []
         for wide_in, wide_out in pairwise(widths):
             layers += [nn.Linear(wide_in, wide_out), nn.BatchNorm1d(wide_out), nn.ReLU(inplace=True)]
-        super().__init__(*layers, nn.Linear(widths[-1], out_dim))
+        layers.append(nn.Linear(widths[-1], out_dim))
+        if normalize_output:
+            layers.append(nn.BatchNorm1d(out_dim, affine=False))
+        super().__init__(*layers)
         self.in_dim, self.out_dim = in_dim, out_dim
 
 

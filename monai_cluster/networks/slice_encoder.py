@@ -30,6 +30,20 @@ def as_channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def _refuse_one_pixel_maps(x: Tensor) -> None:
+    """Stop where a ResNet's gradients would be wrong: autocast on a CPU with a side of 16 px or less.
+
+    PyTorch 2.13 computes weight gradients of a 3 × 3 bfloat16 convolution with stride 2 on a channels-last map one pixel
+    wide, as then enters the last stage, from memory that was never written (garbage or NaN).
+    """
+    small = min(x.shape[2:]) <= 16
+    if small and x.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
+        raise ValueError(
+            "images with a side of 16 px or less get wrong gradients in autocast on a CPU, got "
+            f"{tuple(x.shape[2:])} px: use larger views, or switch amp off."
+        )
+
+
 class SliceEncoder(nn.Module):
     """Encode images or slices one by one (the paper's ``f_intra``, arXiv:2212.01893, section 3).
 
@@ -114,13 +128,16 @@ class SliceEncoder(nn.Module):
             features ``N F`` of the last stage and embedding ``N D``.
 
         Raises:
-            ValueError: if ``x`` is no batch of images with ``in_channels`` channels.
+            ValueError: if ``x`` is no batch of images with ``in_channels`` channels, or for a side of 16 px or less
+                when training in bfloat16 on a CPU.
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"the slice encoder needs N C H W with C = {self.in_channels}, got {tuple(x.shape)}: "
                 "give volumes to JointClusterNet, or set in_channels."
             )
+        if isinstance(self.backbone, ResNetStages):
+            _refuse_one_pixel_maps(x)
         chunks = [x] if self.chunk_size is None or len(x) <= self.chunk_size else list(torch.split(x, self.chunk_size))
         parts = [self._chunk(chunk) for chunk in chunks]
         features, levels = (torch.cat(items) if len(items) > 1 else items[0] for items in zip(*parts, strict=True))

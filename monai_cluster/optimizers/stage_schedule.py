@@ -28,7 +28,7 @@ class StagedWarmupCosine(LambdaLR):
         final_factor: share of the peak that is left at a stage's end (SwAV: 0.001; the paper's volume stage: 0).
 
     Raises:
-        ValueError: for no stage, fewer than one step, or numbers below zero.
+        ValueError: for no stage of at least one epoch, fewer than one step, or numbers below zero.
     """
 
     def __init__(
@@ -39,15 +39,16 @@ class StagedWarmupCosine(LambdaLR):
         warmup_epochs: float = 0,
         final_factor: float = 0.0,
     ) -> None:
-        if not stages or steps_per_epoch < 1 or warmup_epochs < 0 or final_factor < 0:
+        if not any(int(stage["epochs"]) for stage in stages) or steps_per_epoch < 1 or warmup_epochs < 0 or final_factor < 0:
             raise ValueError(
-                "StagedWarmupCosine needs a stage, steps_per_epoch >= 1, warmup_epochs >= 0 and final_factor >= 0, got "
+                "StagedWarmupCosine needs a stage of at least one epoch, steps_per_epoch >= 1, warmup_epochs >= 0 and final_factor >= 0, got "
                 f"{len(stages)} stages, {steps_per_epoch}, {warmup_epochs} and {final_factor}."
             )
         base = float(optimizer.param_groups[0]["lr"])
         self.plan = [
             (int(stage["epochs"]) * steps_per_epoch, float(stage.get("learning_rate") or base) / base)
             for stage in stages
+            if int(stage["epochs"])
         ]
         self.warmup_steps = round(warmup_epochs * steps_per_epoch)
         self.final_factor = final_factor

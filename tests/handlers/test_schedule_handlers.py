@@ -77,11 +77,19 @@ def test_a_resumed_run_lands_in_the_stage_of_its_epoch() -> None:
     ]  # fmt: skip
 
 
+def test_a_stage_of_no_epochs_is_skipped() -> None:
+    first, second, last = (Stage(name, epochs, {"image": 1.0}) for name, epochs in (("a", 0), ("b", 2), ("c", 0)))
+    schedule = StageSchedule([first, second, last])
+    assert [schedule.stage_at(epoch).name for epoch in (1, 2, 3)] == ["b", "b", "b"]
+
+
 def test_wrong_stages_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one stage, got none"):
         StageSchedule([])
-    with pytest.raises(ValueError, match="stage 'a': epochs must be at least 1, got 0"):
-        Stage("a", 0, {"image": 1.0})
+    with pytest.raises(ValueError, match="stage 'a': epochs must be 0 or more, got -1"):
+        Stage("a", -1, {"image": 1.0})
+    with pytest.raises(ValueError, match="at least one epoch, got stages of 0 epochs only"):
+        StageSchedule([Stage("a", 0, {"image": 1.0})])
     with pytest.raises(ValueError, match=r"stage 'a': unknown loss terms \['pixel'\]"):
         Stage("a", 1, {"pixel": 1.0})
     with pytest.raises(ValueError, match="stage 'a': every weight is 0"):

@@ -81,6 +81,19 @@ def test_the_default_projection_is_2048_2048_128() -> None:
     ]
 
 
+def test_a_normalised_output_cannot_shrink_to_a_point() -> None:
+    torch.manual_seed(0)
+    nearly_equal = 1 + 1e-2 * torch.randn(32, 6)
+    plain, held = (ProjectionHead(6, 8, 4, num_layers=1, normalize_output=on) for on in (False, True))
+    held[0].load_state_dict(plain[0].state_dict())
+    found = held(nearly_equal)
+    torch.testing.assert_close(found.mean(0), torch.zeros(4), atol=1e-4, rtol=0)
+    # PyTorch adds 1e-5 to the variance, which is about 5e-5 here
+    variance = plain(nearly_equal).var(0, correction=0)
+    torch.testing.assert_close(found.var(0, correction=0), variance / (variance + 1e-5), atol=1e-4, rtol=1e-4)
+    assert not list(held[1].parameters())
+
+
 def test_a_head_projects_all_views_together_and_normalises() -> None:
     torch.manual_seed(0)
     head = ClusterHead(ProjectionHead(6, 8, 4), Prototypes(4, 5))

@@ -146,3 +146,15 @@ def test_what_cannot_be_built_or_encoded_is_refused() -> None:
     for shape in ((2, 3, 8, 8), (2, 1, 8, 8, 8)):
         with pytest.raises(ValueError, match="needs N C H W with C = 1"):
             tiny_encoder()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (32, 16)])
+def test_sides_whose_bfloat16_gradients_are_wrong_on_a_cpu_are_refused(size: tuple[int, int]) -> None:
+    encoder, x = SliceEncoder("resnet18", embedding_dim=8), torch.rand(2, 1, *size)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with pytest.raises(ValueError, match=r"16 px or less.*larger views, or switch amp off"):
+            encoder(x)
+        with torch.no_grad():
+            assert encoder(x).features.isfinite().all()
+        encoder(torch.rand(2, 1, 17, 17))
+    assert encoder(x).features.isfinite().all()
