@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from monai_cluster.apps.embedding import embed_datalist
 from monai_cluster.apps.embeddings import Embeddings
-from monai_cluster.data import load_datalist
+from monai_cluster.data import Datalist, load_datalist
 from monai_cluster.metrics import knn_accuracy, linear_probe
 
 __all__ = ["evaluate", "probe_embeddings"]
@@ -64,8 +65,8 @@ def evaluate(
     results: dict[str, dict[str, float]] = {}
     for name, untrained in (("pretrained", None), ("untrained", seed))[: 2 if baseline else 1]:
         splits = [
-            embed_datalist(weights, load_datalist(data, split=split), device, num_workers, untrained_seed=untrained)
-            for split in (train_split, test_split)
+            embed_datalist(weights, rows, device, num_workers, untrained_seed=untrained)
+            for rows in (_rows_of(data, split, level) for split in (train_split, test_split))
         ]
         probes = probe_embeddings(splits[0], splits[1], label, level, num_neighbours, seed)
         results |= {f"{name}: {representation}": values for representation, values in probes.items()}
@@ -76,6 +77,12 @@ def evaluate(
         shown = ", ".join(f"{key} {value:.3f}" for key, value in values.items() if key.endswith(("accuracy", "auc")))
         logging.getLogger(__name__).info("%s (%s, n = %d): %s", name, level, values["num_test"], shown)
     return results
+
+
+def _rows_of(data: str, split: str, level: str) -> Datalist:
+    """The rows of one level alone: the others need no embedding."""
+    rows = load_datalist(data, split=split)
+    return replace(rows, volumes=[]) if level == "image" else replace(rows, images=[])
 
 
 def probe_embeddings(

@@ -15,7 +15,7 @@ from .picture_style import GREY, PALETTE, grey_levels, new_figure, save
 __all__ = ["draw_attention"]
 
 Array = npt.NDArray[np.float64]
-MOST_IN_STRIP = 11
+MOST_IN_STRIP = 12
 MOST_HEADS = 8
 LEFT, WIDTH = 0.1, 0.735  # of the figure; the strip must stand exactly over the map
 

@@ -33,8 +33,8 @@ def as_channels_last(x: Tensor) -> Tensor:
 def _refuse_one_pixel_maps(x: Tensor) -> None:
     """Stop where a ResNet's gradients would be wrong: autocast on a CPU with a side of 16 px or less.
 
-    PyTorch 2.13 computes weight gradients of a 3 × 3 bfloat16 convolution with stride 2 on a channels-last map one pixel
-    wide, as then enters the last stage, from memory that was never written (garbage or NaN).
+    PyTorch 2.13 computes weight gradients of a 3 × 3 bfloat16 convolution with stride 2 on a channels-last map that is
+    one pixel wide, as then enters the last stage, from memory that was never written (garbage or NaN).
     """
     small = min(x.shape[2:]) <= 16
     if small and x.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):

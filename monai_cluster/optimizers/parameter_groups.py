@@ -12,7 +12,9 @@ __all__ = ["branch_parameter_groups"]
 VOLUME_PARTS = ("slice_encoder.projection.", "slice_aggregator.", "volume_head.", "mask_decoder.")
 
 
-def branch_parameter_groups(network: nn.Module, learning_rate: float, volume_factor: float = 1.0) -> list[dict[str, Any]]:
+def branch_parameter_groups(
+    network: nn.Module, learning_rate: float, volume_factor: float = 1.0
+) -> list[dict[str, Any]]:
     """Parameter groups for an optimiser: the image branch, and what only volumes train.
 
     The second group is the projection to slice embeddings, the aggregator, the volume prototypes and the mask decoder.

@@ -39,16 +39,17 @@ class StagedWarmupCosine(LambdaLR):
         warmup_epochs: float = 0,
         final_factor: float = 0.0,
     ) -> None:
-        if not any(int(stage["epochs"]) for stage in stages) or steps_per_epoch < 1 or warmup_epochs < 0 or final_factor < 0:
+        lasting = [stage for stage in stages if int(stage["epochs"])]
+        if not lasting or steps_per_epoch < 1 or warmup_epochs < 0 or final_factor < 0:
             raise ValueError(
-                "StagedWarmupCosine needs a stage of at least one epoch, steps_per_epoch >= 1, warmup_epochs >= 0 and final_factor >= 0, got "
-                f"{len(stages)} stages, {steps_per_epoch}, {warmup_epochs} and {final_factor}."
+                "StagedWarmupCosine needs a stage of at least one epoch, steps_per_epoch >= 1, warmup_epochs >= 0 and "
+                f"final_factor >= 0, got {len(lasting)} such stages, {steps_per_epoch}, {warmup_epochs} and "
+                f"{final_factor}."
             )
         base = float(optimizer.param_groups[0]["lr"])
         self.plan = [
             (int(stage["epochs"]) * steps_per_epoch, float(stage.get("learning_rate") or base) / base)
-            for stage in stages
-            if int(stage["epochs"])
+            for stage in lasting
         ]
         self.warmup_steps = round(warmup_epochs * steps_per_epoch)
         self.final_factor = final_factor

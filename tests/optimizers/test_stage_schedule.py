@@ -42,7 +42,7 @@ def test_each_stage_starts_anew_with_its_own_peak() -> None:
 
 
 def test_numbers_that_make_no_schedule_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"got 0 stages, 3, 0 and 0\.0"):
+    with pytest.raises(ValueError, match=r"got 0 such stages, 3, 0 and 0\.0"):
         rates(lambda o: StagedWarmupCosine(o, [], 3), 1)
     with pytest.raises(ValueError, match="steps_per_epoch >= 1"):
         rates(lambda o: StagedWarmupCosine(o, [{"epochs": 1}], 0), 1)
