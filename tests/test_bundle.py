@@ -311,6 +311,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(swav_run, t
     )
     ours, theirs = epochs_of(tmp_path / "out")[1], epochs_of(out)[1]
     assert losses_of(ours) == losses_of(theirs)
+    assert ours["image_churn"] == theirs["image_churn"]  # absent if the checkpoint forgot the last clusters
 
 
 def test_resuming_where_nothing_lies_says_so(tmp_path: Path, phantoms: Path) -> None:

@@ -52,7 +52,9 @@ def test_a_missing_slice_is_warned_about_and_leaves_the_spacing(tmp_path: Path) 
 def test_uneven_spacing_is_warned_about(tmp_path: Path) -> None:
     write_series(tmp_path / "s", [0.0, 3.0, 6.2, 9.0, 12.0])
     with pytest.warns(UserWarning, match="spacing is not uniform"):
-        read_volume(tmp_path / "s")
+        volume = read_volume(tmp_path / "s")
+    assert volume.shape == (1, 8, 6, 5)
+    assert float(volume.affine[2, 2]) == pytest.approx(3.0)
 
 
 def test_a_tilted_gantry_is_warned_about_and_shears_the_affine(tmp_path: Path) -> None:
