@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from monai.transforms import Randomizable
 from torch.utils.data import Dataset
 
 from monai_cluster.keys import ClusterKeys
+from monai_cluster.transforms import SharedRandomState
 
 from .datasets import ClusterImageDataset, SliceDataset, VolumeDataset
 
@@ -71,6 +71,10 @@ class JointDataset(Dataset[Row]):
         self.volumes = volumes
         self.image_transform: Any = image_transform
         self.volume_transform: Any = volume_transform
+        self.random_states = {
+            IMAGES: SharedRandomState(image_transform),
+            VOLUMES: SharedRandomState(volume_transform),
+        }
         self.seed = seed
         self.slice_jitter = slice_jitter
         rows = [*(volumes.rows if volumes else []), *(images.rows if images else [])]
@@ -133,8 +137,7 @@ class JointDataset(Dataset[Row]):
             sample, transform = self.volumes[index], self.volume_transform
         else:
             sample, transform = self._image(index, sample_seed), self.image_transform
-        if isinstance(transform, Randomizable):
-            transform.set_random_state(seed=sample_seed)
+        self.random_states[VOLUMES if stream == VOLUMES else IMAGES].seed(sample_seed)
         try:
             return {**transform(sample), "stream": stream}
         except Exception as error:

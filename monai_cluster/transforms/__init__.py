@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .multi_crop import RandResizedCropd as RandResizedCropd
     from .multi_view import MultiView as MultiView
     from .multi_view import MultiViewd as MultiViewd
+    from .shared_random_state import SharedRandomState as SharedRandomState
     from .slices import SelectSlice as SelectSlice
     from .slices import SelectSliced as SelectSliced
     from .slices import SliceVolume as SliceVolume
@@ -42,6 +43,7 @@ __getattr__, __dir__, __all__ = attach(
         "intensity": ["ModalityIntensity", "ModalityIntensityd"],
         "multi_crop": ["MultiCrop", "MultiCropd", "RandResizedCrop", "RandResizedCropd"],
         "multi_view": ["MultiView", "MultiViewd"],
+        "shared_random_state": ["SharedRandomState"],
         "slices": ["SelectSlice", "SelectSliced", "SliceVolume", "SliceVolumed", "StackSlices", "StackSlicesd"],
         "view_recipes": ["image_views", "volume_views"],
         "volume_augment": [
