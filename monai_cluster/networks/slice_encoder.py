@@ -14,6 +14,7 @@ from monai_cluster.outputs import SliceFeatures
 
 from .checkpointing import checkpoint_with_batch_norm
 from .resnet_stages import ResNetStages
+from .spatial_mean import spatial_mean
 
 __all__ = ["SliceEmbedder", "SliceEncoder", "as_channels_last"]
 
@@ -108,7 +109,7 @@ class SliceEncoder(nn.Module):
 
     def pooled_levels(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Last stage pooled ``N F``, and the unit-length levels side by side ``N L``, from ``N C H W``."""
-        pooled = [stage.mean(dim=(2, 3)) for stage in self.pyramid(x)]
+        pooled = [spatial_mean(stage) for stage in self.pyramid(x)]
         levels = [F.normalize(pooled[level - 1].float(), dim=1) for level in self.used_levels]
         return pooled[-1], torch.cat(levels, dim=1)
 
