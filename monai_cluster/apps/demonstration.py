@@ -23,8 +23,8 @@ def demo(
     seed: int = 0,
     max_epochs: int | None = None,
     method: Literal["swav", "deepcluster"] = "swav",
-    num_volumes_per_class: int = 14,
-    num_images_per_class: int = 56,
+    num_volumes_per_class: int = 20,
+    num_images_per_class: int = 80,
 ) -> dict[str, Any]:
     """Pretrain on procedurally generated phantoms without labels, then probe the embeddings with the labels.
 
@@ -33,7 +33,7 @@ def demo(
         seed: of phantoms, weights and augmentation.
         max_epochs: length of the pretraining; the demo's own by default.
         method: clustering of the image and the volume loss.
-        num_volumes_per_class: phantoms of each class, half to learn from and half to test with.
+        num_volumes_per_class: phantoms of each class, 35 % to learn from and the rest to test with.
         num_images_per_class: the same for 2D images.
 
     Returns:
@@ -50,7 +50,7 @@ def demo(
         num_volumes_per_class=num_volumes_per_class,
         num_images_per_class=num_images_per_class,
         seed=seed,
-        test_share=0.5,
+        test_share=0.65,
     )
     pretrain(str(folder.root), str(datalist), preset="cpu", method=method, max_epochs=max_epochs, seed=seed)
     results: dict[str, Any] = {
