@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .output_folder import find_checkpoint as find_checkpoint
     from .output_folder import prepare_output as prepare_output
     from .pretraining import pretrain as pretrain
-    from .process_memory import keep_freed_memory as keep_freed_memory
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -32,6 +31,5 @@ __getattr__, __dir__, __all__ = attach(
         "finishing": ["finish_pretraining"],
         "output_folder": ["OutputFolder", "find_checkpoint", "prepare_output"],
         "pretraining": ["pretrain"],
-        "process_memory": ["keep_freed_memory"],
     },
 )
