@@ -21,17 +21,19 @@ class _SpatialMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, maps: Tensor) -> Tensor:
         ctx.shape = maps.shape
-        return maps.mean(dim=(2, 3))
+        pooled: Tensor = maps.mean(dim=(2, 3))
+        return pooled
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         height, width = ctx.shape[2:]
-        return (grad / (height * width))[:, :, None, None].expand(ctx.shape)
+        of_maps: Tensor = (grad / (height * width))[:, :, None, None].expand(ctx.shape)
+        return of_maps
 
 
 def spatial_mean(maps: Tensor) -> Tensor:
     """Mean over height and width: ``N C`` from ``N C H W``; compiles with ``torch.jit.script``."""
-    if torch.jit.is_scripting():
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return maps.mean(dim=(2, 3))
     pooled: Tensor = _SpatialMean.apply(maps)  # type: ignore[no-untyped-call]
     return pooled
