@@ -32,16 +32,24 @@ def as_channels_last(x: Tensor) -> Tensor:
 
 
 def _refuse_one_pixel_maps(x: Tensor) -> None:
-    """Stop where a ResNet's gradients would be wrong: autocast on a CPU with a side of 16 px or less.
+    """Stop where autocast on a CPU would compute a ResNet from memory that was never written (garbage or NaN).
 
-    PyTorch 2.13 computes weight gradients of a 3 × 3 bfloat16 convolution with stride 2 on a channels-last map that is
-    one pixel wide, as then enters the last stage, from memory that was never written (garbage or NaN).
+    PyTorch 2.13 does so in the weight gradients of a 3 × 3 bfloat16 convolution with stride 2 on a map of one pixel, as
+    enters the last stage from a side of 16 px or less, and in the forward pass on maps that are one pixel wide and
+    several high.
     """
-    small = min(x.shape[2:]) <= 16
-    if small and x.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
+    if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return
+    height, width = x.shape[2:]
+    if torch.is_grad_enabled() and min(height, width) <= 16:
         raise ValueError(
             "images with a side of 16 px or less get wrong gradients in autocast on a CPU, got "
             f"{tuple(x.shape[2:])} px: use larger views, or switch amp off."
+        )
+    if any(width <= stride < height for stride in (4, 8, 16, 32)):
+        raise ValueError(
+            "images whose maps become one pixel wide but not one pixel high are computed wrongly in autocast on a CPU, "
+            f"got {tuple(x.shape[2:])} px: pad them to a square, make them wider than 32 px, or switch amp off."
         )
 
 
@@ -129,8 +137,8 @@ class SliceEncoder(nn.Module):
             features ``N F`` of the last stage and embedding ``N D``.
 
         Raises:
-            ValueError: if ``x`` is no batch of images with ``in_channels`` channels, or for a side of 16 px or less
-                when training in bfloat16 on a CPU.
+            ValueError: if ``x`` is no batch of images with ``in_channels`` channels, or, in
+                autocast on a CPU, for sides of 16 px or less in training and for images that are narrow and high.
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(

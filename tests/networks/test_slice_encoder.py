@@ -148,7 +148,7 @@ def test_what_cannot_be_built_or_encoded_is_refused() -> None:
             tiny_encoder()(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("size", [(16, 16), (32, 16)])
+@pytest.mark.parametrize("size", [(16, 16), (16, 32)])
 def test_sides_whose_bfloat16_gradients_are_wrong_on_a_cpu_are_refused(size: tuple[int, int]) -> None:
     encoder, x = SliceEncoder("resnet18", embedding_dim=8), torch.rand(2, 1, *size)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -157,4 +157,15 @@ def test_sides_whose_bfloat16_gradients_are_wrong_on_a_cpu_are_refused(size: tup
         with torch.no_grad():
             assert encoder(x).features.isfinite().all()
         encoder(torch.rand(2, 1, 17, 17))
+    assert encoder(x).features.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(32, 16), (33, 32), (48, 24), (128, 32)])
+def test_maps_one_pixel_wide_are_refused_in_bfloat16_on_a_cpu_without_gradient_too(size: tuple[int, int]) -> None:
+    encoder, x = SliceEncoder("resnet18", embedding_dim=8), torch.rand(2, 1, *size)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        with pytest.raises(ValueError, match=r"one pixel wide.*pad them to a square"):
+            encoder(x)
+        assert encoder(x.mT).features.shape == (2, 512)
+        assert encoder(torch.rand(2, 1, 64, 33)).features.shape == (2, 512)
     assert encoder(x).features.isfinite().all()
