@@ -16,7 +16,11 @@ class ClusterKeys:
 
     # one datalist row
     IMAGE = "image"  # path; after loading MetaTensor `C H W` (2D) or `C H W S` (3D, slice axis last)
-    LABEL = "label"
+    LABEL = "label"  # class of the row; for segmentation a path, then class ids on the image's grid
+    BOX = "box"  # detection: corners `N 2d`; datalists count columns first in pictures, arrays always in axis order
+    BOX_LABEL = "box_label"  # int `N`
+    SCORE = "score"  # of a predicted box, 0..1
+    PRED = "pred"
     KIND = "kind"  # "image" or "volume"
     MODALITY = "modality"  # "CT", "MR", "XR", ... as free text; drives the intensity scaling
     SUBJECT = "subject"  # patient: rows of one subject are never split
