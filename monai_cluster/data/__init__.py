@@ -10,6 +10,8 @@ from monai_cluster._lazy import attach
 if TYPE_CHECKING:
     from .batch_sampler import JointBatchSampler as JointBatchSampler
     from .batch_size import fit_batch_size as fit_batch_size
+    from .class_names import class_names as class_names
+    from .class_names import number_classes as number_classes
     from .datalist import Datalist as Datalist
     from .datalist import load_datalist as load_datalist
     from .datasets import ClusterImageDataset as ClusterImageDataset
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
     from .joint_dataset import JointDataset as JointDataset
     from .joint_loader import JointLoader as JointLoader
     from .joint_loader import collate_joint as collate_joint
+    from .labelled_dataset import AugmentedDataset as AugmentedDataset
+    from .labelled_dataset import DrawSampler as DrawSampler
+    from .labelled_dataset import FinetuneLoader as FinetuneLoader
+    from .labelled_dataset import LabelledDataset as LabelledDataset
+    from .labelled_dataset import SampleLoader as SampleLoader
+    from .labelled_dataset import collate_labelled as collate_labelled
+    from .labelled_preprocessing import labelled_preprocessing as labelled_preprocessing
     from .phantoms import write_phantoms as write_phantoms
     from .preprocessing import FitInPlaned as FitInPlaned
     from .preprocessing import LoadSampled as LoadSampled
@@ -30,10 +39,23 @@ if TYPE_CHECKING:
     from .readers import SimpleITKReader as SimpleITKReader
     from .readers import read_image as read_image
     from .readers import read_volume as read_volume
+    from .source_grid import class_ids_on_source_grid as class_ids_on_source_grid
+    from .source_grid import to_source_grid as to_source_grid
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "source_grid": ["class_ids_on_source_grid", "to_source_grid"],
+        "class_names": ["class_names", "number_classes"],
+        "labelled_dataset": [
+            "AugmentedDataset",
+            "DrawSampler",
+            "FinetuneLoader",
+            "LabelledDataset",
+            "SampleLoader",
+            "collate_labelled",
+        ],
+        "labelled_preprocessing": ["labelled_preprocessing"],
         "batch_sampler": ["JointBatchSampler"],
         "batch_size": ["fit_batch_size"],
         "datalist": ["Datalist", "load_datalist"],

@@ -68,6 +68,7 @@ def load_datalist(
     base_dir: str | Path | None = None,
     split: str = "training",
     require: Sequence[str] = (),
+    paths: Sequence[str] = (),
 ) -> Datalist:
     """Read one list, folder, or several of them.
 
@@ -85,6 +86,8 @@ def load_datalist(
         base_dir: folder that relative paths start from; the list's own folder by default.
         split: which split of the list.
         require: columns that every row must have (for example ``("label",)``).
+        paths: further columns that hold paths, relative ones from the same folder as images (for example the label maps
+            of a segmentation); where a row has one, the file must exist.
 
     Raises:
         FileNotFoundError: when the list or any sample is missing; names the first few and counts them.
@@ -104,12 +107,12 @@ def load_datalist(
             rows += [(row, _relative(row[ClusterKeys.IMAGE], path)) for row in found]
             continue
         base = (path.parent if base_dir is None else Path(base_dir).expanduser()).resolve()
-        rows += [_absolute(row, base, f"{path.name} row {n}") for n, row in enumerate(_read_list(path, split))]
+        rows += [_absolute(row, base, f"{path.name} row {n}", paths) for n, row in enumerate(_read_list(path, split))]
     if not rows:
         raise ValueError(
             f"no image or volume found in {', '.join(str(one) for one in sources)}; check path and suffixes"
         )
-    _check_files(rows)
+    _check_files(rows, paths)
     _check_columns(rows, require)
     for row, name in rows:
         row[ClusterKeys.KIND] = _kind(row, name)
@@ -181,7 +184,7 @@ def _hint(name: str, names: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _absolute(row: Row, base: Path, where: str) -> tuple[Row, str]:
+def _absolute(row: Row, base: Path, where: str, columns: Sequence[str]) -> tuple[Row, str]:
     image = row.get(ClusterKeys.IMAGE)
     paths = [image] if isinstance(image, str) else image
     if not isinstance(paths, list) or not paths or not all(isinstance(one, str) and one for one in paths):
@@ -190,6 +193,11 @@ def _absolute(row: Row, base: Path, where: str) -> tuple[Row, str]:
         )
     joined = [os.path.normpath(base / Path(one).expanduser()) for one in paths]
     result = {**row, ClusterKeys.IMAGE: joined[0] if isinstance(image, str) else joined}
+    for column in columns:
+        if column in row:
+            if not isinstance(row[column], str) or not row[column]:
+                raise ValueError(f"{column!r} must be a path here, got {row[column]!r} in {where}; correct the list")
+            result[column] = os.path.normpath(base / Path(row[column]).expanduser())
     return result, _relative(result[ClusterKeys.IMAGE], base)
 
 
@@ -203,8 +211,9 @@ def _paths(row: Row) -> list[str]:
     return [image] if isinstance(image, str) else list(image)
 
 
-def _check_files(rows: Sequence[tuple[Row, str]]) -> None:
-    missing = [one for row, _ in rows for one in _paths(row) if not os.path.exists(one)]
+def _check_files(rows: Sequence[tuple[Row, str]], columns: Sequence[str]) -> None:
+    named = [one for row, _ in rows for one in [*_paths(row), *(row[column] for column in columns if column in row)]]
+    missing = [one for one in named if not os.path.exists(one)]
     if missing:
         listed = "; ".join(missing[:SHOWN])
         raise FileNotFoundError(

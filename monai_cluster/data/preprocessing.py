@@ -91,9 +91,10 @@ class FitInPlaned(MapTransform):
         size: side of the result in pixels.
         pad: fill up to a square.
         keep_aspect: False stretches to the square instead.
+        mode: ``"bilinear"``, or ``"nearest-exact"`` for class ids.
 
     Raises:
-        ValueError: for a size below 1.
+        ValueError: for a size below 1 or an unknown mode.
     """
 
     def __init__(
@@ -103,11 +104,15 @@ class FitInPlaned(MapTransform):
         pad: bool = True,
         keep_aspect: bool = True,
         allow_missing_keys: bool = False,
+        mode: str = "bilinear",
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if size < 1:
             raise ValueError(f"size must be at least 1 pixel, got {size}; for example 128")
+        if mode not in ("bilinear", "nearest-exact"):
+            raise ValueError(f"mode must be 'bilinear' or 'nearest-exact', got {mode!r}; ids need the latter")
         self.size = size
+        self.mode = mode
         self.pad = pad
         self.keep_aspect = keep_aspect
 
@@ -129,7 +134,7 @@ class FitInPlaned(MapTransform):
         plain = image.as_tensor()
         flat = plain.permute(0, 3, 1, 2).flatten(0, 1) if plain.ndim == 4 else plain
         if new != tuple(old):
-            flat = F.interpolate(flat[None], size=new, mode="bilinear", antialias=True)[0]
+            flat = F.interpolate(flat[None], size=new, mode=self.mode, antialias=self.mode == "bilinear")[0]
         margin = [self.size - side if self.pad else 0 for side in new]
         before = [side // 2 for side in margin]
         flat = F.pad(flat, (before[1], margin[1] - before[1], before[0], margin[0] - before[0]))

@@ -18,6 +18,7 @@ from monai_cluster.keys import ClusterKeys as Keys
 from monai_cluster.outputs import ClusterOutput, JointOutput
 
 from .prepare_batch import Stream, prepare_joint_batch
+from .update import accumulate_and_step
 
 __all__ = ["ClusterTrainer"]
 
@@ -149,7 +150,7 @@ class ClusterTrainer(Trainer):
         loss = self._total(losses)
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         report = self._report(loss, losses)  # before the step: a loss that is not finite must not reach the weights
-        self._update(loss)
+        accumulate_and_step(self, loss)
         self.state.joint_output = _detach(output)
         self.state.output = [report]
         self.fire_event(IterationEvents.MODEL_COMPLETED)
@@ -179,28 +180,6 @@ class ClusterTrainer(Trainer):
 
     def _total(self, losses: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([self.loss_weights[term] * value for term, value in losses.items()]).sum()
-
-    def _update(self, loss: Tensor) -> None:
-        """Backward, and an optimiser step once the batches to accumulate are complete (or the epoch ends)."""
-        assert self.scaler is not None
-        length = self.state.epoch_length or math.inf
-        place = (self.state.iteration - 1) % length
-        if place % self.accumulation_steps == 0:
-            self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss / self.accumulation_steps).backward()  # type: ignore[no-untyped-call]
-        self.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        if (place + 1) % self.accumulation_steps and place + 1 != length:
-            return
-        if self.max_grad_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
-            if not self.scaler.is_enabled() and not norm.isfinite():  # the scaler skips such steps by itself
-                raise FloatingPointError(
-                    f"gradients became NaN or infinite at iteration {self.state.iteration} though the loss is finite; "
-                    "the weights were left as they were. Lower the learning rate, or switch amp off."
-                )
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
 
     def _report(self, loss: Tensor, losses: Mapping[str, Tensor]) -> dict[str, float]:
         """All scalars of the step with one transfer from the device."""

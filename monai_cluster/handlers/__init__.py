@@ -9,6 +9,8 @@ from monai_cluster._lazy import attach
 
 if TYPE_CHECKING:
     from .cluster_health import ClusterHealth as ClusterHealth
+    from .epoch_score import EpochScore as EpochScore
+    from .freeze_pretrained import FreezePretrained as FreezePretrained
     from .knn_probe import KNNProbe as KNNProbe
     from .loss_diagnosis import LossDiagnosis as LossDiagnosis
     from .metrics_jsonl import MetricsJsonl as MetricsJsonl
@@ -19,10 +21,14 @@ if TYPE_CHECKING:
     from .set_epoch import SetEpoch as SetEpoch
     from .stage_schedule import Stage as Stage
     from .stage_schedule import StageSchedule as StageSchedule
+    from .validate_every import ValidateEvery as ValidateEvery
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "validate_every": ["ValidateEvery"],
+        "epoch_score": ["EpochScore"],
+        "freeze_pretrained": ["FreezePretrained"],
         "cluster_health": ["ClusterHealth"],
         "knn_probe": ["KNNProbe"],
         "loss_diagnosis": ["LossDiagnosis"],

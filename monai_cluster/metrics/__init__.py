@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from .rankme import effective_rank as effective_rank
     from .rankme import feature_std as feature_std
     from .rankme import rank_me as rank_me
+    from .validation import class_overlap as class_overlap
+    from .validation import mean_dice as mean_dice
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "validation": ["class_overlap", "mean_dice"],
         "agreement": ["clustering_agreement", "matched_churn"],
         "knn": ["knn_accuracy", "knn_predict"],
         "linear_classification": ["LinearProbeResult", "linear_probe"],

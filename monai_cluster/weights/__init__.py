@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from monai_cluster._lazy import attach
 
 if TYPE_CHECKING:
+    from .building import build_slice_aggregator as build_slice_aggregator
+    from .building import build_slice_encoder as build_slice_encoder
+    from .building import side_file as side_file
     from .load import load_aggregator_weights as load_aggregator_weights
     from .load import load_encoder_weights as load_encoder_weights
     from .load import load_network_weights as load_network_weights
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "building": ["build_slice_aggregator", "build_slice_encoder", "side_file"],
         "load": ["load_aggregator_weights", "load_encoder_weights", "load_network_weights"],
         "pretrained": ["build_untrained", "load_pretrained"],
         "receipt": ["LoadReceipt"],
