@@ -15,11 +15,18 @@ if TYPE_CHECKING:
     from .cluster_head import ClusterHead as ClusterHead
     from .cluster_head import ProjectionHead as ProjectionHead
     from .deformable_attention import DeformableSliceAttention as DeformableSliceAttention
+    from .detection import ClusterDetector as ClusterDetector
+    from .detection import build_detector as build_detector
+    from .feature_pyramid import InflatedPyramidExtractor as InflatedPyramidExtractor
+    from .feature_pyramid import SlicePyramidExtractor as SlicePyramidExtractor
+    from .feature_pyramid import StackedPyramidExtractor as StackedPyramidExtractor
     from .flexible_unet import ClusterResNetEncoder as ClusterResNetEncoder
     from .flexible_unet import register_flexible_unet_encoders as register_flexible_unet_encoders
     from .full_attention import FullSliceAttention as FullSliceAttention
     from .joint_network import JointClusterNet as JointClusterNet
     from .masked_slices import MaskedSliceDecoder as MaskedSliceDecoder
+    from .nms import batched_nms as batched_nms
+    from .nms import fast_nms as fast_nms
     from .prototypes import Prototypes as Prototypes
     from .prototypes import auto_num_prototypes as auto_num_prototypes
     from .resnet_stages import ResNetStages as ResNetStages
@@ -34,10 +41,13 @@ __getattr__, __dir__, __all__ = attach(
         "attention_pooling": ["GatedAttentionPool", "MaxPool", "MeanPool", "QueryAttentionPool"],
         "cluster_head": ["ClusterHead", "ProjectionHead"],
         "deformable_attention": ["DeformableSliceAttention"],
+        "detection": ["ClusterDetector", "build_detector"],
+        "feature_pyramid": ["InflatedPyramidExtractor", "SlicePyramidExtractor", "StackedPyramidExtractor"],
         "flexible_unet": ["ClusterResNetEncoder", "register_flexible_unet_encoders"],
         "full_attention": ["FullSliceAttention"],
         "joint_network": ["JointClusterNet"],
         "masked_slices": ["MaskedSliceDecoder"],
+        "nms": ["batched_nms", "fast_nms"],
         "prototypes": ["Prototypes", "auto_num_prototypes"],
         "resnet_stages": ["ResNetStages"],
         "slice_aggregator": ["DeformableAggregator", "TransformerAggregator"],
