@@ -36,6 +36,11 @@ class OutputFolder:
         """The exported encoder and aggregator; its JSON side file lies beside it."""
         return self.exported / "encoder.safetensors"
 
+    @property
+    def model(self) -> Path:
+        """The exported fine-tuned model; its JSON side file lies beside it."""
+        return self.exported / "model.safetensors"
+
 
 def is_main_process() -> bool:
     """True on rank 0, and where nothing is distributed."""
@@ -60,7 +65,7 @@ def prepare_output(output_dir: str | Path, resume: bool = False) -> str:
     if resume:
         find_checkpoint(folder.checkpoints)
     elif is_main_process():
-        traces = [path for path in (folder.metrics, folder.checkpoints, folder.encoder) if path.exists()]
+        traces = [path for path in (folder.metrics, folder.checkpoints, folder.encoder, folder.model) if path.exists()]
         if any(path.is_file() or any(path.iterdir()) for path in traces):
             raise FileExistsError(
                 f"{folder.root} already holds a run ({', '.join(path.name for path in traces)}): choose another output "

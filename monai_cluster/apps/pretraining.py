@@ -15,7 +15,7 @@ from monai_cluster.apps.bundle_files import bundle_root, config_files
 from monai_cluster.apps.check_overrides import check_override_keys
 from monai_cluster.apps.output_folder import OutputFolder, is_main_process
 
-__all__ = ["pretrain"]
+__all__ = ["plain_path", "pretrain"]
 
 BUNDLE = "joint_pretraining"
 OPTION_OF = {
@@ -89,8 +89,8 @@ def pretrain(
     check_override_keys(settings, root)
     settings |= {
         "bundle_root": str(root),
-        "output_dir": _plain(out, "out"),
-        "datalist": _plain(data, "data"),
+        "output_dir": plain_path(out, "out"),
+        "datalist": plain_path(data, "data"),
         "split": split,
         "seed": seed,
         "resume": resume,
@@ -128,7 +128,7 @@ def _configs(preset: str, method: str, schedule: str) -> list[str]:
     ]
 
 
-def _plain(path: str, name: str) -> str:
+def plain_path(path: str, name: str) -> str:
     """A path that MONAI's configuration leaves as it is."""
     text = str(Path(path).absolute())
     if "#" in text or text.startswith(("$", "@", "%")):

@@ -10,8 +10,8 @@ from monai_cluster._lazy import attach
 if TYPE_CHECKING:
     from .batch_sampler import JointBatchSampler as JointBatchSampler
     from .batch_size import fit_batch_size as fit_batch_size
-    from .class_names import class_names as class_names
-    from .class_names import number_classes as number_classes
+    from .label_classes import class_names as class_names
+    from .label_classes import number_classes as number_classes
     from .datalist import Datalist as Datalist
     from .datalist import load_datalist as load_datalist
     from .datasets import ClusterImageDataset as ClusterImageDataset
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .labelled_dataset import LabelledDataset as LabelledDataset
     from .labelled_dataset import SampleLoader as SampleLoader
     from .labelled_dataset import collate_labelled as collate_labelled
-    from .labelled_preprocessing import labelled_preprocessing as labelled_preprocessing
+    from .labelled_samples import labelled_preprocessing as labelled_preprocessing
     from .phantoms import write_phantoms as write_phantoms
     from .preprocessing import FitInPlaned as FitInPlaned
     from .preprocessing import LoadSampled as LoadSampled
@@ -46,7 +46,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "source_grid": ["class_ids_on_source_grid", "to_source_grid"],
-        "class_names": ["class_names", "number_classes"],
+        "label_classes": ["class_names", "number_classes"],
         "labelled_dataset": [
             "AugmentedDataset",
             "DrawSampler",
@@ -55,7 +55,7 @@ __getattr__, __dir__, __all__ = attach(
             "SampleLoader",
             "collate_labelled",
         ],
-        "labelled_preprocessing": ["labelled_preprocessing"],
+        "labelled_samples": ["labelled_preprocessing"],
         "batch_sampler": ["JointBatchSampler"],
         "batch_size": ["fit_batch_size"],
         "datalist": ["Datalist", "load_datalist"],
