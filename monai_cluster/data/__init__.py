@@ -10,8 +10,10 @@ from monai_cluster._lazy import attach
 if TYPE_CHECKING:
     from .batch_sampler import JointBatchSampler as JointBatchSampler
     from .batch_size import fit_batch_size as fit_batch_size
-    from .label_classes import class_names as class_names
-    from .label_classes import number_classes as number_classes
+    from .boxes import BoxToArrayd as BoxToArrayd
+    from .boxes import boxes_from_world as boxes_from_world
+    from .boxes import boxes_to_world as boxes_to_world
+    from .boxes import detections_to_json as detections_to_json
     from .datalist import Datalist as Datalist
     from .datalist import load_datalist as load_datalist
     from .datasets import ClusterImageDataset as ClusterImageDataset
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from .joint_dataset import JointDataset as JointDataset
     from .joint_loader import JointLoader as JointLoader
     from .joint_loader import collate_joint as collate_joint
+    from .label_classes import class_names as class_names
+    from .label_classes import class_weights as class_weights
+    from .label_classes import number_classes as number_classes
     from .labelled_dataset import AugmentedDataset as AugmentedDataset
     from .labelled_dataset import DrawSampler as DrawSampler
     from .labelled_dataset import FinetuneLoader as FinetuneLoader
@@ -46,7 +51,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "source_grid": ["class_ids_on_source_grid", "to_source_grid"],
-        "label_classes": ["class_names", "number_classes"],
+        "label_classes": ["class_names", "class_weights", "number_classes"],
         "labelled_dataset": [
             "AugmentedDataset",
             "DrawSampler",
@@ -58,6 +63,7 @@ __getattr__, __dir__, __all__ = attach(
         "labelled_samples": ["labelled_preprocessing"],
         "batch_sampler": ["JointBatchSampler"],
         "batch_size": ["fit_batch_size"],
+        "boxes": ["BoxToArrayd", "boxes_from_world", "boxes_to_world", "detections_to_json"],
         "datalist": ["Datalist", "load_datalist"],
         "datasets": ["ClusterImageDataset", "SliceDataset", "VolumeDataset"],
         "dicom": ["DicomSeriesReader"],

@@ -10,6 +10,8 @@ from monai_cluster._lazy import attach
 if TYPE_CHECKING:
     from .blur import RandEdgeBlur as RandEdgeBlur
     from .blur import RandEdgeBlurd as RandEdgeBlurd
+    from .box_augment import RandCropBoxd as RandCropBoxd
+    from .box_augment import RandMirrorBoxd as RandMirrorBoxd
     from .finetune_augment import finetune_intensity as finetune_intensity
     from .image_augment import image_augmentations as image_augmentations
     from .intensity import ModalityIntensity as ModalityIntensity
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from .multi_crop import RandResizedCropd as RandResizedCropd
     from .multi_view import MultiView as MultiView
     from .multi_view import MultiViewd as MultiViewd
+    from .random_patch import RandImageAffined as RandImageAffined
     from .random_patch import RandLabelledPatchd as RandLabelledPatchd
     from .shared_random_state import SharedRandomState as SharedRandomState
     from .slices import SelectSlice as SelectSlice
@@ -40,8 +43,9 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "box_augment": ["RandCropBoxd", "RandMirrorBoxd"],
         "finetune_augment": ["finetune_intensity"],
-        "random_patch": ["RandLabelledPatchd"],
+        "random_patch": ["RandImageAffined", "RandLabelledPatchd"],
         "blur": ["RandEdgeBlur", "RandEdgeBlurd"],
         "image_augment": ["image_augmentations"],
         "intensity": ["ModalityIntensity", "ModalityIntensityd"],
