@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from .agreement import clustering_agreement as clustering_agreement
     from .agreement import matched_churn as matched_churn
     from .detection_scores import average_precision as average_precision
-    from .detection_scores import detection_scores as detection_scores
     from .detection_scores import froc as froc
     from .detection_scores import match_case as match_case
     from .detection_scores import score_cases as score_cases
+    from .detection_scores import score_detections as score_detections
     from .knn import knn_accuracy as knn_accuracy
     from .knn import knn_predict as knn_predict
     from .linear_classification import LinearProbeResult as LinearProbeResult
@@ -30,7 +30,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "validation": ["class_overlap", "mean_dice"],
         "agreement": ["clustering_agreement", "matched_churn"],
-        "detection_scores": ["average_precision", "detection_scores", "froc", "match_case", "score_cases"],
+        "detection_scores": ["average_precision", "froc", "match_case", "score_cases", "score_detections"],
         "knn": ["knn_accuracy", "knn_predict"],
         "linear_classification": ["LinearProbeResult", "linear_probe"],
         "rankme": ["effective_rank", "feature_std", "rank_me"],

@@ -20,10 +20,10 @@ __all__ = [
     "FrocCurve",
     "MatchedCase",
     "average_precision",
-    "detection_scores",
     "froc",
     "match_case",
     "score_cases",
+    "score_detections",
 ]
 
 IOU_THRESHOLDS = tuple(round(0.1 + 0.05 * step, 2) for step in range(18))  # 0.1 … 0.95
@@ -190,7 +190,7 @@ def score_cases(
     return scores | {"froc": curve.mean} | {f"froc_{rate:g}": value for rate, value in curve.at_rates.items()}
 
 
-def detection_scores(
+def score_detections(
     predictions: Sequence[Mapping[str, Any]],
     targets: Sequence[Mapping[str, Any]],
     class_names: Sequence[str] = (),
