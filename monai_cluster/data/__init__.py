@@ -10,6 +10,8 @@ from monai_cluster._lazy import attach
 if TYPE_CHECKING:
     from .batch_sampler import JointBatchSampler as JointBatchSampler
     from .batch_size import fit_batch_size as fit_batch_size
+    from .box_augment import RandCropBoxd as RandCropBoxd
+    from .box_augment import RandMirrorBoxd as RandMirrorBoxd
     from .boxes import BoxToArrayd as BoxToArrayd
     from .boxes import boxes_from_world as boxes_from_world
     from .boxes import boxes_to_world as boxes_to_world
@@ -63,6 +65,7 @@ __getattr__, __dir__, __all__ = attach(
         "labelled_samples": ["labelled_preprocessing"],
         "batch_sampler": ["JointBatchSampler"],
         "batch_size": ["fit_batch_size"],
+        "box_augment": ["RandCropBoxd", "RandMirrorBoxd"],
         "boxes": ["BoxToArrayd", "boxes_from_world", "boxes_to_world", "detections_to_json"],
         "datalist": ["Datalist", "load_datalist"],
         "datasets": ["ClusterImageDataset", "SliceDataset", "VolumeDataset"],

@@ -130,6 +130,24 @@ class ClusterDetector(RetinaNetDetector):
         extractor: Extractor = network.feature_extractor
         return extractor
 
+    @property
+    def slice_encoder(self) -> SliceEncoder | None:
+        """The slice encoder; None on inflated weights."""
+        encoder: SliceEncoder | None = getattr(self.extractor, "slice_encoder", None)
+        return encoder
+
+    @property
+    def slice_aggregator(self) -> nn.Module | None:
+        """The aggregator of slice context, where there is one."""
+        aggregator: nn.Module | None = getattr(self.extractor, "slice_aggregator", None)
+        return aggregator
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The ResNet that takes pretrained weights, in 2D or 3D."""
+        extractor = self.extractor
+        return extractor.encoder if isinstance(extractor, InflatedPyramidExtractor) else extractor.slice_encoder.backbone
+
     def forward(
         self,
         input_images: list[Tensor] | Tensor,
@@ -202,12 +220,11 @@ class ClusterDetector(RetinaNetDetector):
     def architecture(self) -> dict[str, Any]:
         """Constructor arguments that build this detector again; encoder and aggregator as descriptions."""
         arguments = {key: _jsonable(value) for key, value in self.arguments.items()}
-        encoder = getattr(self.extractor, "slice_encoder", None)
-        aggregator = getattr(self.extractor, "slice_aggregator", None)
+        encoder, aggregator = self.slice_encoder, self.slice_aggregator
         arguments["slice_encoder"] = None if encoder is None else encoder.architecture()
-        arguments["slice_aggregator"] = (
-            None if aggregator is None else {"type": type(aggregator).__name__} | aggregator.architecture()
-        )
+        arguments["slice_aggregator"] = None
+        if aggregator is not None:
+            arguments["slice_aggregator"] = {"type": type(aggregator).__name__} | aggregator.architecture()  # type: ignore[operator]
         return arguments
 
     def _target(self, target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -10,8 +10,6 @@ from monai_cluster._lazy import attach
 if TYPE_CHECKING:
     from .blur import RandEdgeBlur as RandEdgeBlur
     from .blur import RandEdgeBlurd as RandEdgeBlurd
-    from .box_augment import RandCropBoxd as RandCropBoxd
-    from .box_augment import RandMirrorBoxd as RandMirrorBoxd
     from .finetune_augment import finetune_intensity as finetune_intensity
     from .image_augment import image_augmentations as image_augmentations
     from .intensity import ModalityIntensity as ModalityIntensity
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "box_augment": ["RandCropBoxd", "RandMirrorBoxd"],
         "finetune_augment": ["finetune_intensity"],
         "random_patch": ["RandImageAffined", "RandLabelledPatchd"],
         "blur": ["RandEdgeBlur", "RandEdgeBlurd"],

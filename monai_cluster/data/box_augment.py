@@ -12,8 +12,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 from torch import Tensor
 
 from monai_cluster.keys import ClusterKeys
-
-from .random_patch import sample_patch
+from monai_cluster.transforms.random_patch import sample_patch
 
 __all__ = ["RandCropBoxd", "RandMirrorBoxd"]
 
@@ -26,7 +25,7 @@ class RandCropBoxd(MapTransform, RandomizableTransform):
 
     Args:
         size: of the patch, d numbers.
-        foreground_share: probability of a patch round a box, each class of the image equally often.
+        box_share: probability of a patch round a box, each class of the image equally often.
         min_visible: share of a box's volume that must lie in the patch.
         zoom: largest relative change of scale; along thick slices there is none.
         keys: the image ``C H W`` or ``C H W S``.
@@ -41,7 +40,7 @@ class RandCropBoxd(MapTransform, RandomizableTransform):
     def __init__(
         self,
         size: Sequence[int],
-        foreground_share: float = 0.7,
+        box_share: float = 0.7,
         min_visible: float = 0.4,
         zoom: float = 0.0,
         keys: str = ClusterKeys.IMAGE,
@@ -53,14 +52,13 @@ class RandCropBoxd(MapTransform, RandomizableTransform):
         self.size = np.asarray([int(side) for side in size])
         if len(self.size) not in (2, 3) or self.size.min() < 1:
             raise ValueError(f"size must be two or three numbers of at least 1, got {list(size)}.")
-        if not 0 <= foreground_share <= 1 or not 0 < min_visible <= 1:
+        if not 0 <= box_share <= 1 or not 0 < min_visible <= 1:
             raise ValueError(
-                "foreground_share must lie in 0..1 and min_visible in (0, 1], got "
-                f"{foreground_share} and {min_visible}."
+                f"box_share must lie in 0..1 and min_visible in (0, 1], got {box_share} and {min_visible}."
             )
         if not 0 <= zoom < 1:
             raise ValueError(f"zoom must lie in [0, 1), got {zoom}.")
-        self.foreground_share, self.min_visible, self.zoom = foreground_share, min_visible, zoom
+        self.box_share, self.min_visible, self.zoom = box_share, min_visible, zoom
         self.box_key, self.label_key = box_key, label_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -91,7 +89,7 @@ class RandCropBoxd(MapTransform, RandomizableTransform):
         """The patch's first edge in the image: the patch lies in the image, a box in the patch (or the patch in it)."""
         dims = len(shape)
         low, high = np.zeros(dims), np.maximum(0, shape - extent)
-        if len(boxes) and self.R.random() < self.foreground_share:
+        if len(boxes) and self.R.random() < self.box_share:
             chosen = np.flatnonzero(labels == self.R.choice(np.unique(labels)))
             box = boxes[self.R.choice(chosen)]
             nearest, farthest = box[dims:] - extent, box[:dims]
