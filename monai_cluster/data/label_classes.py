@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from monai_cluster.keys import ClusterKeys as Keys
 
 from .readers import PICTURE_SUFFIXES, file_suffix, read_image, read_volume
 
-__all__ = ["class_names", "number_classes"]
+__all__ = ["class_names", "class_weights", "number_classes"]
 
 Row = dict[str, Any]
 
@@ -65,6 +67,12 @@ def number_classes(rows: Sequence[Row], names: Sequence[str], label_key: str = K
     if unknown:
         raise ValueError(f"the classes are {', '.join(names)}; some rows have {', '.join(unknown)} in {label_key!r}.")
     return [{**row, Keys.LABEL: numbers[str(row[label_key])], "class_name": str(row[label_key])} for row in rows]
+
+
+def class_weights(rows: Sequence[Row], num_classes: int) -> Tensor:
+    """Weights ``K`` for a cross-entropy in which every class counts alike; rows as from :func:`number_classes`."""
+    counts = np.bincount([int(row[Keys.LABEL]) for row in rows], minlength=num_classes)
+    return torch.from_numpy(len(rows) / (num_classes * np.maximum(counts, 1))).float()
 
 
 def _said(source: str | Path, key: str) -> dict[int, str]:

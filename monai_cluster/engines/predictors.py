@@ -95,14 +95,13 @@ class DetectionPredictor:
     """Boxes, labels and scores of an image ``C …``, by a detector with its own sliding window.
 
     Args:
-        use_window: let the detector slide its window; off gives it the image in one piece.
+        use_window: False gives the detector the image in one piece; None slides the detector's window where it has one.
     """
 
-    def __init__(self, use_window: bool = True) -> None:
+    def __init__(self, use_window: bool | None = None) -> None:
         self.use_window = use_window
 
     def __call__(self, image: Tensor, network: nn.Module) -> dict[str, Tensor]:
         """``{"box": N 2d, "box_label": N, "score": N}`` in indices of the image."""
-        window = self.use_window and getattr(network, "inferer", None) is not None
-        found: dict[str, Tensor] = network([image], use_inferer=window)[0]
+        found: dict[str, Tensor] = network([image], use_inferer=self.use_window)[0]
         return found

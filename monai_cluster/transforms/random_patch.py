@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from monai_cluster.keys import ClusterKeys
 
-__all__ = ["RandLabelledPatchd", "sample_patch"]
+__all__ = ["RandImageAffined", "RandLabelledPatchd", "sample_patch"]
 
 
 def sample_patch(source: Tensor, matrix: Tensor, size: Sequence[int], mode: str = "bilinear") -> Tensor:
@@ -124,19 +124,79 @@ class RandLabelledPatchd(MapTransform, RandomizableTransform):
         return np.where(high > low, low + self.R.random(len(self.size)) * (high - low), (low + high) / 2)
 
     def _matrix(self, centre: np.ndarray[Any, Any], spacing: Tensor) -> Tensor:
-        """From a patch index to an index in the image."""
-        dims = len(self.size)
-        angle = (2 * self.R.random() - 1) * self.rotation
-        zooms = np.full(dims, 1 + (2 * self.R.random() - 1) * self.zoom)
-        if dims == 3 and float(spacing[2]) > 2 * float(spacing[:2].max()):
-            zooms[2] = 1.0  # between thick slices there is nothing to interpolate
-        flips = np.asarray([-1.0 if axis in self.flip_axes and self.R.random() < 0.5 else 1.0 for axis in range(dims)])
-        rotation = np.eye(dims)
-        rotation[:2, :2] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
-        millimetres = np.diag(spacing.numpy())
-        linear = np.linalg.inv(millimetres) @ rotation @ millimetres @ np.diag(zooms * flips)
-        offset = centre - linear @ ((np.asarray(self.size) - 1) / 2)
-        return torch.from_numpy(np.concatenate([linear, offset[:, None]], axis=1))
+        return _random_matrix(self.R, centre, self.size, spacing, self.rotation, self.zoom, self.flip_axes)
+
+
+class RandImageAffined(MapTransform, RandomizableTransform):
+    """Rotate, zoom, shift and flip a whole image or volume in one interpolation, keeping its size.
+
+    Args:
+        rotation_degrees: largest rotation in the slice plane.
+        zoom: largest relative change of scale.
+        shift: largest shift, as a share of each side.
+        flip_axes: spatial axes that are mirrored half of the time.
+        keys: the image.
+
+    Raises:
+        ValueError: for a negative rotation or shift, or a zoom outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        rotation_degrees: float = 15.0,
+        zoom: float = 0.15,
+        shift: float = 0.05,
+        flip_axes: Sequence[int] = (),
+        keys: str = ClusterKeys.IMAGE,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, 1.0)
+        if rotation_degrees < 0 or shift < 0 or not 0 <= zoom < 1:
+            raise ValueError(
+                "rotation_degrees and shift must be 0 or more and zoom in [0, 1), got "
+                f"{rotation_degrees}, {shift} and {zoom}."
+            )
+        self.rotation, self.zoom, self.shift = math.radians(rotation_degrees), zoom, shift
+        self.flip_axes = tuple(flip_axes)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Transform every key; results are plain tensors."""
+        output = dict(data)
+        for key in self.key_iterator(output):
+            image = output[key]
+            affine = torch.as_tensor(getattr(image, "affine", torch.eye(4)), dtype=torch.float64)
+            plain = _plain(image)
+            size = plain.shape[1:]
+            middle = (np.asarray(size) - 1) / 2
+            centre = middle + (2 * self.R.random(len(size)) - 1) * self.shift * np.asarray(size)
+            spacing = affine[:3, : len(size)].norm(dim=0)
+            matrix = _random_matrix(self.R, centre, size, spacing, self.rotation, self.zoom, self.flip_axes)
+            output[key] = sample_patch(plain, matrix, size)
+        return output
+
+
+def _random_matrix(
+    random: np.random.RandomState,
+    centre: np.ndarray[Any, Any],
+    size: Sequence[int],
+    spacing: Tensor,
+    rotation: float,
+    zoom: float,
+    flip_axes: Sequence[int],
+) -> Tensor:
+    """``d d+1`` from an index in the patch to one in the image: turned and zoomed in millimetres round the centre."""
+    dims = len(size)
+    angle = (2 * random.random() - 1) * rotation
+    zooms = np.full(dims, 1 + (2 * random.random() - 1) * zoom)
+    if dims == 3 and float(spacing[2]) > 2 * float(spacing[:2].max()):
+        zooms[2] = 1.0  # between thick slices there is nothing to interpolate
+    flips = np.asarray([-1.0 if axis in flip_axes and random.random() < 0.5 else 1.0 for axis in range(dims)])
+    turn = np.eye(dims)
+    turn[:2, :2] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+    millimetres = np.diag(spacing.numpy())
+    linear = np.linalg.inv(millimetres) @ turn @ millimetres @ np.diag(zooms * flips)
+    offset = centre - linear @ ((np.asarray(size) - 1) / 2)
+    return torch.from_numpy(np.concatenate([linear, offset[:, None]], axis=1))
 
 
 def _plain(tensor: Any) -> Tensor:
