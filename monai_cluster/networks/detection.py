@@ -146,7 +146,9 @@ class ClusterDetector(RetinaNetDetector):
     def encoder(self) -> nn.Module:
         """The ResNet that takes pretrained weights, in 2D or 3D."""
         extractor = self.extractor
-        return extractor.encoder if isinstance(extractor, InflatedPyramidExtractor) else extractor.slice_encoder.backbone
+        if isinstance(extractor, InflatedPyramidExtractor):
+            return extractor.encoder
+        return extractor.slice_encoder.backbone
 
     def forward(
         self,
