@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .readers import read_volume as read_volume
     from .source_grid import class_ids_on_source_grid as class_ids_on_source_grid
     from .source_grid import to_source_grid as to_source_grid
+    from .task_phantoms import write_task_phantoms as write_task_phantoms
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -82,5 +83,6 @@ __getattr__, __dir__, __all__ = attach(
             "volume_preprocessing",
         ],
         "readers": ["PictureReader", "SimpleITKReader", "read_image", "read_volume"],
+        "task_phantoms": ["write_task_phantoms"],
     },
 )

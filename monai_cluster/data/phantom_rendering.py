@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .phantom_anatomy import TISSUES, Part, Region, paint
 
-__all__ = ["Rendered", "render_projection", "render_volume"]
+__all__ = ["Rendered", "render_projection", "render_volume", "scan", "tissue_values", "turned"]
 
 Array = npt.NDArray[np.float32]
 
@@ -75,9 +75,9 @@ def render_volume(
     u = np.arange(width, dtype=np.float32)[:, None, None] * pixel + np.float32(origin[0])
     v = np.arange(height, dtype=np.float32)[None, :, None] * pixel + np.float32(origin[1])
     z = (np.arange(num_slices, dtype=np.float32)[None, None] - (num_slices - 1) / 2) * thickness + shift
-    x, y = _turned(u, v, rng)
+    x, y = turned(u, v, rng)
     labels = paint(parts, x, y, z.astype(np.float32))
-    pixels = _ct(labels, rng) if modality == "CT" else _mr(labels, rng)
+    pixels = scan(tissue_values(modality, rng)[labels], modality, rng)
     return Rendered(pixels, (pixel, pixel, thickness), (*origin, float(z.flat[0])))
 
 
@@ -115,7 +115,7 @@ def render_projection(
     return Rendered(_collimated(pixels.astype(np.float32), rng), (pixel, pixel), (0.0, 0.0))
 
 
-def _turned(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+def turned(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """A small turn of the patient in the plane."""
     angle = rng.normal(0, np.deg2rad(8))
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
@@ -129,18 +129,38 @@ def _hounsfield(rng: np.random.Generator) -> Array:
     return np.array(values, np.float32)
 
 
-def _ct(labels: npt.NDArray[np.uint8], rng: np.random.Generator) -> Array:
-    pixels = _blurred(_hounsfield(rng)[labels], int(rng.integers(1, 4)))
-    noise = rng.standard_normal(pixels.shape, np.float32) * np.float32(rng.uniform(15, 60))
-    return np.clip(np.round(_blurred(noise, 1) + pixels), -1024, 3071).astype(np.float32)
+def tissue_values(modality: str, rng: np.random.Generator) -> Array:
+    """Brightness of each of ``TISSUES`` for one scan: HU, or between about 0 and 1 for MR.
 
+    One of many MR sequences is drawn: a mixture of T1 and T2 weighting with its own gamma.
 
-def _mr(labels: npt.NDArray[np.uint8], rng: np.random.Generator) -> Array:
-    """One of many sequences: a mixture of T1 and T2 weighting with its own gamma, coil, noise and scale."""
+    Args:
+        modality: ``"CT"`` or ``"MR"``.
+        rng: drawn from.
+    """
+    if modality == "CT":
+        return _hounsfield(rng)
     weight = rng.beta(0.5, 0.5)  # mostly near one of the two ends
     table = np.array([weight * t1 + (1 - weight) * t2 for _, t1, t2 in APPEARANCE.values()])
     table = np.clip(table * np.exp(rng.normal(0, 0.22, len(table))), 0, None) ** np.exp(rng.uniform(-0.5, 0.5))
-    pixels = _blurred(table.astype(np.float32)[labels], int(rng.integers(0, 4))) * _coil(labels.shape, rng)
+    values: Array = table.astype(np.float32)
+    return values
+
+
+def scan(pixels: Array, modality: str, rng: np.random.Generator) -> Array:
+    """What the scanner makes of the true brightness: blur and noise, for MR also a coil's field and a scale.
+
+    Args:
+        pixels: ``W H S`` in the units of :func:`tissue_values`.
+        modality: ``"CT"`` or ``"MR"``.
+        rng: drawn from.
+    """
+    if modality == "CT":
+        pixels = _blurred(pixels, int(rng.integers(1, 4)))
+        noise = rng.standard_normal(pixels.shape, np.float32) * np.float32(rng.uniform(15, 60))
+        hounsfield: Array = np.clip(np.round(_blurred(noise, 1) + pixels), -1024, 3071).astype(np.float32)
+        return hounsfield
+    pixels = _blurred(pixels, int(rng.integers(0, 4))) * _coil(pixels.shape, rng)
     sigma = np.float32(rng.uniform(0.01, 0.09))
     real, other = (rng.standard_normal(pixels.shape, np.float32) * sigma for _ in range(2))
     magnitude = np.sqrt((pixels + real) ** 2 + other**2)
