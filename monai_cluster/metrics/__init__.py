@@ -22,13 +22,24 @@ if TYPE_CHECKING:
     from .rankme import effective_rank as effective_rank
     from .rankme import feature_std as feature_std
     from .rankme import rank_me as rank_me
+    from .validation import boxes_and_detections as boxes_and_detections
     from .validation import class_overlap as class_overlap
     from .validation import mean_dice as mean_dice
+    from .validation import true_class_and_probabilities as true_class_and_probabilities
+    from .validation import validation_auc as validation_auc
+    from .validation import validation_average_precision as validation_average_precision
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "validation": ["class_overlap", "mean_dice"],
+        "validation": [
+            "boxes_and_detections",
+            "class_overlap",
+            "mean_dice",
+            "true_class_and_probabilities",
+            "validation_auc",
+            "validation_average_precision",
+        ],
         "agreement": ["clustering_agreement", "matched_churn"],
         "detection_scores": ["average_precision", "froc", "match_case", "score_cases", "score_detections"],
         "knn": ["knn_accuracy", "knn_predict"],

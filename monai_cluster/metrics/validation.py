@@ -8,11 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from monai_cluster.keys import ClusterKeys as Keys
 
-__all__ = ["class_overlap", "mean_dice", "true_class_and_probabilities"]
+from .detection_scores import MatchedCase, match_case, score_cases
+
+__all__ = [
+    "boxes_and_detections",
+    "class_overlap",
+    "mean_dice",
+    "true_class_and_probabilities",
+    "validation_auc",
+    "validation_average_precision",
+]
 
 
 def class_overlap(sample: Mapping[str, Any]) -> Tensor:
@@ -53,3 +63,42 @@ def mean_dice(counts: Sequence[Tensor]) -> dict[str, float]:
 def true_class_and_probabilities(sample: Mapping[str, Any]) -> tuple[int, list[float]]:
     """The label and the predicted probabilities of one sample."""
     return int(sample[Keys.LABEL]), [float(value) for value in sample[Keys.PRED]]
+
+
+def validation_auc(parts: Sequence[tuple[int, Sequence[float]]]) -> dict[str, float]:
+    """Area under the ROC curve, mean over the classes that some samples have and others lack, and balanced accuracy.
+
+    Args:
+        parts: of all samples, see :func:`true_class_and_probabilities`.
+
+    Returns:
+        ``val_auc`` (0.5 where no class can be told from another) and ``val_balanced_accuracy``.
+    """
+    truth = np.asarray([label for label, _ in parts])
+    probabilities = np.asarray([values for _, values in parts])
+    areas = [
+        float(roc_auc_score(truth == label, probabilities[:, label]))
+        for label in range(probabilities.shape[1])
+        if 0 < (truth == label).sum() < len(truth)
+    ]
+    chosen = probabilities.argmax(1)
+    recalls = [float((chosen[truth == label] == label).mean()) for label in np.unique(truth)]
+    return {"val_auc": float(np.mean(areas)) if areas else 0.5, "val_balanced_accuracy": float(np.mean(recalls))}
+
+
+def boxes_and_detections(sample: Mapping[str, Any]) -> MatchedCase:
+    """The matches of one sample's detections (``pred``) with its boxes."""
+    return match_case(sample[Keys.PRED], sample)
+
+
+def validation_average_precision(cases: Sequence[MatchedCase]) -> dict[str, float]:
+    """Average precision over IoU .1 to .5, which moves sooner than that at .5, and the latter.
+
+    Args:
+        cases: of all samples, see :func:`boxes_and_detections`.
+
+    Returns:
+        ``val_ap_10_50`` (0 where no sample has a box), ``val_ap_50`` and ``val_froc``.
+    """
+    scores = score_cases(cases)
+    return {f"val_{name}": float(np.nan_to_num(scores[name])) for name in ("ap_10_50", "ap_50", "froc")}
