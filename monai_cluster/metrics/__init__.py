@@ -10,6 +10,14 @@ from monai_cluster._lazy import attach
 if TYPE_CHECKING:
     from .agreement import clustering_agreement as clustering_agreement
     from .agreement import matched_churn as matched_churn
+    from .bootstrap import BootstrapInterval as BootstrapInterval
+    from .bootstrap import PairedDifference as PairedDifference
+    from .bootstrap import bootstrap_interval as bootstrap_interval
+    from .bootstrap import bootstrap_mean as bootstrap_mean
+    from .bootstrap import paired_difference as paired_difference
+    from .classification_scores import area_under_roc as area_under_roc
+    from .classification_scores import confusion_counts as confusion_counts
+    from .classification_scores import score_classification as score_classification
     from .detection_scores import average_precision as average_precision
     from .detection_scores import froc as froc
     from .detection_scores import match_case as match_case
@@ -22,6 +30,9 @@ if TYPE_CHECKING:
     from .rankme import effective_rank as effective_rank
     from .rankme import feature_std as feature_std
     from .rankme import rank_me as rank_me
+    from .segmentation_scores import foreground_mean as foreground_mean
+    from .segmentation_scores import score_segmentation as score_segmentation
+    from .segmentation_scores import summarise_segmentation as summarise_segmentation
     from .validation import boxes_and_detections as boxes_and_detections
     from .validation import class_overlap as class_overlap
     from .validation import mean_dice as mean_dice
@@ -40,6 +51,15 @@ __getattr__, __dir__, __all__ = attach(
             "validation_auc",
             "validation_average_precision",
         ],
+        "bootstrap": [
+            "BootstrapInterval",
+            "PairedDifference",
+            "bootstrap_interval",
+            "bootstrap_mean",
+            "paired_difference",
+        ],
+        "classification_scores": ["area_under_roc", "confusion_counts", "score_classification"],
+        "segmentation_scores": ["foreground_mean", "score_segmentation", "summarise_segmentation"],
         "agreement": ["clustering_agreement", "matched_churn"],
         "detection_scores": ["average_precision", "froc", "match_case", "score_cases", "score_detections"],
         "knn": ["knn_accuracy", "knn_predict"],

@@ -73,9 +73,9 @@ def score_classification(probabilities: Any, labels: Any, class_names: Sequence[
         class_names: of the K classes; with them each is also reported by itself.
 
     Returns:
-        ``auc``: with two classes the area for class 1, with more the mean of one class against the rest over the classes
-        that some samples have and others lack, NaN if there is none; ``accuracy``; ``balanced_accuracy``: the mean
-        recall of the classes that samples have; with names ``auc NAME`` and ``recall NAME``, NaN where undefined.
+        ``auc``: with two classes the area for class 1, with more the mean of one class against the rest over the
+        classes that some samples have and others lack, NaN if there is none; ``accuracy``; ``balanced_accuracy``: the
+        mean recall of the classes that samples have; with names ``auc NAME`` and ``recall NAME``, NaN where undefined.
 
     Raises:
         ValueError: for shapes that do not go together, no sample, values that are not finite, or unknown labels.

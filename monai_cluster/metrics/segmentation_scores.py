@@ -42,7 +42,7 @@ def score_segmentation(
     Axes of length 1 are dropped, so that a volume of one slice is scored by its contours.
 
     Args:
-        prediction: class ids ``H W S`` or ``H W``, tensor or array; a leading channel ``1`` is accepted if both have it.
+        prediction: class ids ``H W S`` or ``H W``, tensor or array, with or without a leading channel ``1``.
         target: class ids of the same shape.
         spacing_mm: length of a voxel along each axis, such as ``affine_to_spacing`` gives.
         classes: names of all classes, background first, or how many there are.
