@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .attention_pooling import MaxPool as MaxPool
     from .attention_pooling import MeanPool as MeanPool
     from .attention_pooling import QueryAttentionPool as QueryAttentionPool
+    from .classification import ClusterClassifier as ClusterClassifier
     from .cluster_head import ClusterHead as ClusterHead
     from .cluster_head import ProjectionHead as ProjectionHead
     from .deformable_attention import DeformableSliceAttention as DeformableSliceAttention
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from .flexible_unet import ClusterResNetEncoder as ClusterResNetEncoder
     from .flexible_unet import register_flexible_unet_encoders as register_flexible_unet_encoders
     from .full_attention import FullSliceAttention as FullSliceAttention
+    from .inflate import inflate_kernel as inflate_kernel
+    from .inflate import inflate_state_dict as inflate_state_dict
+    from .inflated_unet import InflatedUNet as InflatedUNet
     from .joint_network import JointClusterNet as JointClusterNet
     from .masked_slices import MaskedSliceDecoder as MaskedSliceDecoder
     from .nms import batched_nms as batched_nms
@@ -34,17 +38,21 @@ if TYPE_CHECKING:
     from .slice_aggregator import TransformerAggregator as TransformerAggregator
     from .slice_encoder import SliceEmbedder as SliceEmbedder
     from .slice_encoder import SliceEncoder as SliceEncoder
+    from .slice_unet import ContextSliceUNet as ContextSliceUNet
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "attention_pooling": ["GatedAttentionPool", "MaxPool", "MeanPool", "QueryAttentionPool"],
+        "classification": ["ClusterClassifier"],
         "cluster_head": ["ClusterHead", "ProjectionHead"],
         "deformable_attention": ["DeformableSliceAttention"],
         "detection": ["ClusterDetector", "build_detector"],
         "feature_pyramid": ["InflatedPyramidExtractor", "SlicePyramidExtractor", "StackedPyramidExtractor"],
         "flexible_unet": ["ClusterResNetEncoder", "register_flexible_unet_encoders"],
         "full_attention": ["FullSliceAttention"],
+        "inflate": ["inflate_kernel", "inflate_state_dict"],
+        "inflated_unet": ["InflatedUNet"],
         "joint_network": ["JointClusterNet"],
         "masked_slices": ["MaskedSliceDecoder"],
         "nms": ["batched_nms", "fast_nms"],
@@ -52,5 +60,6 @@ __getattr__, __dir__, __all__ = attach(
         "resnet_stages": ["ResNetStages"],
         "slice_aggregator": ["DeformableAggregator", "TransformerAggregator"],
         "slice_encoder": ["SliceEmbedder", "SliceEncoder"],
+        "slice_unet": ["ContextSliceUNet"],
     },
 )

@@ -10,7 +10,7 @@ from monai.networks.blocks.feature_pyramid_network import FeaturePyramidNetwork
 from torch import Tensor, nn
 
 from .resnet_stages import ResNetStages
-from .slice_context import SliceContext, local_slice_embeddings, trailing_padding
+from .slice_context import SliceContext, cells_to_rows, local_slice_embeddings, trailing_padding
 from .slice_encoder import SliceEncoder, _refuse_one_pixel_maps, as_channels_last
 
 __all__ = ["InflatedPyramidExtractor", "SlicePyramidExtractor", "StackedPyramidExtractor"]
@@ -184,10 +184,11 @@ class StackedPyramidExtractor(_Pyramid):
             _refuse_one_pixel_maps(slices)
         maps = self.slice_encoder.pyramid(slices)
         if self.slice_context is not None and self.slice_aggregator is not None:
-            embeddings = local_slice_embeddings(self.slice_encoder, maps)
+            cells = cells_to_rows(local_slice_embeddings(self.slice_encoder, maps), batch)
             padded = trailing_padding(image)
-            deepest = self.slice_context(maps[-1], embeddings, self.slice_aggregator, batch, padded)
-            maps = [*maps[:-1], deepest]
+            rows = None if padded is None else padded.repeat_interleave(len(cells) // batch, dim=0)
+            tokens, _ = self.slice_aggregator(cells, rows)
+            maps = [*maps[:-1], self.slice_context(maps[-1], tokens, batch)]
         levels = zip(self.select(maps), self.depth_strides, strict=True)
         return self.fuse([_stack(level, batch, stride) for level, stride in levels])
 

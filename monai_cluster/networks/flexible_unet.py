@@ -22,11 +22,11 @@ class ClusterResNetEncoder(ResNetStages, BaseEncoder):
         model_name: ``cluster_resnet18``, ``cluster_resnet34``, ``cluster_resnet50`` or ``cluster_resnet101``.
         pretrained: file or folder with encoder weights, ours or any that
             :func:`monai_cluster.weights.load_encoder_weights` reads; False starts from random ones.
-        spatial_dims: 2 or 3; files hold 2D weights.
+        spatial_dims: 2 or 3; in 3D a file's 2D kernels are inflated.
         in_channels: channels of the input; the file's stem is folded to them.
 
     Raises:
-        ValueError: for an unknown name, ``pretrained=True`` or 3D with a file, or a file that does not fit.
+        ValueError: for an unknown name, ``pretrained=True``, or a file that does not fit.
         FileNotFoundError: if the file does not exist.
     """
 
@@ -48,10 +48,7 @@ class ClusterResNetEncoder(ResNetStages, BaseEncoder):
     def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
         """Five maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of the size, from ``N C H W`` or ``N C H W S``."""
         stem = self.stem(x)
-        first = self.layer1(self.maxpool(stem))
-        second = self.layer2(first)
-        third = self.layer3(second)
-        return [stem, first, second, third, self.layer4(third)]
+        return [stem] + self.after_stem(stem)  # noqa: RUF005 (TorchScript has no unpacking)
 
     @classmethod
     def get_encoder_names(cls) -> list[str]:

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import torch
 from monai.networks.nets.resnet import ResNet
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["RESNETS", "ResNetStages", "stage_channels_of"]
 
@@ -67,9 +68,18 @@ class ResNetStages(ResNet):
         out: Tensor = self.act(self.bn1(self.conv1(x)))
         return out
 
-    def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
-        """Maps of the four stages at 1/4, 1/8, 1/16 and 1/32 of the size, from ``N C H W``."""
-        first = self.layer1(self.maxpool(self.stem(x)))
+    def after_stem(self, stem: Tensor) -> list[Tensor]:
+        """Maps of the four stages from the stem's map."""
+        first = self.layer1(self.maxpool(stem))
         second = self.layer2(first)
         third = self.layer3(second)
         return [first, second, third, self.layer4(third)]
+
+    def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
+        """Maps of the four stages at 1/4, 1/8, 1/16 and 1/32 of the size, from ``N C H W``."""
+        return self.after_stem(self.stem(x))
+
+    @torch.jit.unused
+    def depth_levels(self) -> list[list[nn.Module]]:
+        """Stem and stages in order of depth: what to freeze, or to give learning rates of their own."""
+        return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]

@@ -9,7 +9,22 @@ from torch.nn import functional as F
 
 from .slice_encoder import SliceEncoder
 
-__all__ = ["SliceContext", "local_slice_embeddings", "trailing_padding"]
+__all__ = [
+    "SliceContext",
+    "cell_levels",
+    "cells_to_rows",
+    "empty_slices_at_the_end",
+    "local_slice_embeddings",
+    "trailing_padding",
+]
+
+
+def cell_levels(maps: list[Tensor], used_levels: list[int]) -> Tensor:
+    """Each level averaged over the cells of the deepest map, at unit length, side by side: ``N h w L``."""
+    deepest = maps[-1]
+    size = (deepest.shape[2], deepest.shape[3])
+    levels = [F.normalize(F.adaptive_avg_pool2d(maps[level - 1], size).float(), dim=1) for level in used_levels]
+    return torch.cat(levels, dim=1).permute(0, 2, 3, 1)
 
 
 def local_slice_embeddings(slice_encoder: SliceEncoder, maps: list[Tensor]) -> Tensor:
@@ -18,21 +33,30 @@ def local_slice_embeddings(slice_encoder: SliceEncoder, maps: list[Tensor]) -> T
     Made as the embedding of a whole slice is, only that each level is averaged over a cell instead of the slice, so
     that the pretrained projection and aggregator meet what they know.
     """
-    height, width = maps[-1].shape[2:]
-    pooled = [F.adaptive_avg_pool2d(maps[level - 1], (height, width)) for level in slice_encoder.used_levels]
-    levels = [F.normalize(level.float(), dim=1) for level in pooled]
-    embeddings: Tensor = slice_encoder.projection(torch.cat(levels, dim=1).movedim(1, -1))
+    embeddings: Tensor = slice_encoder.projection(cell_levels(maps, slice_encoder.used_levels))
     return embeddings
 
 
-def trailing_padding(volume: Tensor) -> Tensor | None:
-    """Which slices at the end of ``B C H W S`` are all zero, ``B S``, or None where there is none; the first is real.
+def cells_to_rows(embeddings: Tensor, batch: int) -> Tensor:
+    """One row of slices for each cell of each volume: ``B·h·w S D`` from ``B·S h w D``."""
+    _, height, width, dim = embeddings.shape
+    slices = embeddings.reshape(batch, -1, height, width, dim).permute(0, 2, 3, 1, 4)
+    return slices.reshape(batch * height * width, -1, dim)
+
+
+def empty_slices_at_the_end(volume: Tensor) -> Tensor:
+    """Which slices at the end of ``B C H W S`` are all zero, ``B S``; the first counts as real.
 
     Batches of volumes are filled up with such slices, and attention should not look at them.
     """
-    empty = (volume == 0).flatten(1, -2).all(dim=1)
-    padded = empty.flip(1).cumprod(dim=1).flip(1).bool()
-    padded[:, 0] = False
+    real = (volume != 0).flatten(1, 3).any(dim=1)
+    later = real.long().flip(1).cumsum(1).flip(1)  # real slices from here on
+    return (later == 0) & (torch.arange(real.shape[1], device=real.device) > 0)
+
+
+def trailing_padding(volume: Tensor) -> Tensor | None:
+    """:func:`empty_slices_at_the_end`, or None where there is none."""
+    padded = empty_slices_at_the_end(volume)
     return padded if bool(padded.any()) else None
 
 
@@ -52,21 +76,15 @@ class SliceContext(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(
-        self, deepest: Tensor, embeddings: Tensor, slice_aggregator: nn.Module, batch: int, padded: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, deepest: Tensor, tokens: Tensor, batch: int) -> Tensor:
         """The deepest maps with context.
 
         Args:
             deepest: ``B·S C h w``.
-            embeddings: ``B·S h w D``.
-            slice_aggregator: called with ``B·h·w S D`` and their padding.
+            tokens: ``B·h·w S D``, the aggregator's of :func:`cells_to_rows`.
             batch: B.
-            padded: ``B S``, True where there is no slice.
         """
-        _, height, width, dim = embeddings.shape
-        slices = embeddings.reshape(batch, -1, height, width, dim).permute(0, 2, 3, 1, 4)
-        rows = None if padded is None else padded.repeat_interleave(height * width, dim=0)
-        tokens, _ = slice_aggregator(slices.reshape(batch * height * width, -1, dim), rows)
-        context: Tensor = self.output(tokens).reshape(batch, height, width, -1, deepest.shape[1])
+        height, width = deepest.shape[2], deepest.shape[3]
+        context: Tensor = self.output(tokens)
+        context = context.reshape(batch, height, width, -1, deepest.shape[1])
         return deepest + context.permute(0, 3, 4, 1, 2).flatten(0, 1).to(deepest.dtype)

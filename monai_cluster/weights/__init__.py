@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from .building import build_slice_aggregator as build_slice_aggregator
     from .building import build_slice_encoder as build_slice_encoder
     from .building import side_file as side_file
+    from .finetuning import build_network as build_network
+    from .finetuning import load_pretrained_into as load_pretrained_into
+    from .finetuning import pretrained_architecture as pretrained_architecture
     from .load import load_aggregator_weights as load_aggregator_weights
     from .load import load_encoder_weights as load_encoder_weights
     from .load import load_network_weights as load_network_weights
@@ -24,6 +27,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "building": ["build_slice_aggregator", "build_slice_encoder", "side_file"],
+        "finetuning": ["build_network", "load_pretrained_into", "pretrained_architecture"],
         "load": ["load_aggregator_weights", "load_encoder_weights", "load_network_weights"],
         "pretrained": ["build_untrained", "load_pretrained"],
         "receipt": ["LoadReceipt"],

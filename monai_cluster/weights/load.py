@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monai_cluster.networks.inflate import inflate_kernel, inflates_to
+
 from .checkpoint_files import read_tensors
 from .receipt import LoadReceipt
 from .recognise import find_prefix, look_of, origin_of, resnet_of
@@ -26,7 +28,8 @@ def load_encoder_weights(encoder: nn.Module, source: Source, min_coverage: float
     """Load a ResNet's weights from torchvision, SwAV, DeepCluster, VISSL, MoCo, DINO, MONAI or our own files.
 
     Prefixes are found rather than listed: the tensors stand wherever most of the encoder's names do. A stem for other
-    input channels is folded; a bias in a shortcut (MONAI's default) is folded into the batch norm behind it.
+    input channels is folded; a bias in a shortcut (MONAI's default) is folded into the batch norm behind it; a 3D
+    encoder gets 2D kernels inflated.
 
     Args:
         encoder: a ``SliceEncoder``, a network with a ``slice_encoder``, or a bare backbone. The slice encoder's
@@ -115,8 +118,12 @@ class _Load:
         for name, value in self.wanted.items():
             key = f"{self.prefix}{name}"
             found = self.tensors.get(key) if self.prefix is not None else None
+            if found is not None and inflates_to(found, value):
+                found = inflate_kernel(found.float(), value.shape[-1])
+                self.reshaped[name] = f"inflated to {value.shape[-1]} slices"
             if found is not None and name == stem and _differ_in_channels(found, value):
-                self.reshaped[name] = f"{found.shape[1]} input channels folded to {value.shape[1]}"
+                how = f"{found.shape[1]} input channels folded to {value.shape[1]}"
+                self.reshaped[name] = ", ".join(filter(None, [self.reshaped.get(name), how]))
                 found = fold_stem(found.float(), value.shape[1])
             if found is not None and found.shape == value.shape:
                 self._take(name, found, key)
@@ -160,7 +167,7 @@ class _Load:
             source_format="unknown format" if self.prefix is None else origin_of(self.prefix, self.tensors),
             target=self.title,
             loaded=tuple(self.new),
-            reshaped=self.reshaped,
+            reshaped={key: how for key, how in self.reshaped.items() if key in self.new},
             missing=tuple(self.missing),
             skipped=skipped,
             coverage=covered / sum(sizes.values()) if sizes else 1.0,

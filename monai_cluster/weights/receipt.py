@@ -27,7 +27,7 @@ class LoadReceipt:
         source_format: whose file it looks like, and the prefix that was stripped.
         target: what was loaded into.
         loaded: the module's tensors that were taken over, reshaped ones included.
-        reshaped: tensor name to what was done to it (a stem folded to other channels).
+        reshaped: tensor name to what was done to it (a stem folded to other channels, a kernel inflated).
         missing: the module's tensors that the file lacks or has in another shape; they keep their values.
         skipped: the file's tensors that were not used, with the reason.
         coverage: share of the module's numbers (parameters and running statistics) that were loaded, 0 to 1.
@@ -51,7 +51,9 @@ class LoadReceipt:
         ]
         if self.looks_like:
             lines.append(f"  file is   {self.looks_like}")
-        lines += [f"  reshaped  {name}: {how}" for name, how in self.reshaped.items()]
+        for how in dict.fromkeys(self.reshaped.values()):
+            names = [name for name, done in self.reshaped.items() if done == how]
+            lines.append(f"  reshaped  {_examples(names)}: {how}")
         if self.missing:
             lines.append(f"  missing   {len(self.missing)}, left as they were: {_examples(self.missing)}")
         reasons = {name: why.partition(",")[0] for name, why in self.skipped.items()}

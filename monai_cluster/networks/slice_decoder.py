@@ -1,0 +1,92 @@
+# Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
+"""From the maps of an image back to its full size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["SliceDecoder", "UpBlock", "check_decoder_channels"]
+
+GROUPS = 8
+
+
+def check_decoder_channels(decoder_channels: Sequence[int], levels: int = 5) -> list[int]:
+    """The channels as a list.
+
+    Raises:
+        ValueError: if there are not as many as levels, or one is no multiple of 8.
+    """
+    if len(decoder_channels) != levels or any(width < 1 or width % GROUPS for width in decoder_channels):
+        raise ValueError(
+            f"decoder_channels must be {levels} multiples of {GROUPS} (group norm has {GROUPS} groups), deepest first, "
+            f"got {list(decoder_channels)}."
+        )
+    return [int(width) for width in decoder_channels]
+
+
+class UpBlock(nn.Module):
+    """Twice the size, the skipped map beside it, two convolutions.
+
+    Group norm (Wu and He 2018, arXiv:1803.08494) and not batch norm, since batches of a few patches have no useful
+    statistics, and not instance norm, which on a map of two by two cells leaves little but signs. Sizes are doubled by
+    repeating pixels: unlike bilinear interpolation its gradient is deterministic on GPUs.
+
+    Args:
+        in_channels: of the deeper map.
+        skip_channels: of the map beside it.
+        out_channels: a multiple of 8.
+    """
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(in_channels + skip_channels, out_channels, 3, padding=1, bias=False),
+            nn.GroupNorm(GROUPS, out_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            nn.GroupNorm(GROUPS, out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, deeper: Tensor, skipped: Tensor) -> Tensor:
+        """``N out 2h 2w`` from ``N in h w`` and ``N skip 2h 2w``."""
+        larger = F.interpolate(deeper, scale_factor=2.0, mode="nearest")
+        out: Tensor = self.convolutions(torch.cat([larger, skipped.to(larger.dtype)], dim=1))
+        return out
+
+
+class SliceDecoder(nn.Module):
+    """Up from the deepest map to scores for every pixel, with a skip at every level, the image itself included.
+
+    Args:
+        deepest_channels: of the deepest map.
+        skip_channels: of the maps beside the way up, deepest first; the last one is of full size.
+        decoder_channels: of each level, deepest first.
+        out_channels: K.
+
+    Raises:
+        ValueError: if the channels are not one multiple of 8 for each skip.
+    """
+
+    def __init__(
+        self, deepest_channels: int, skip_channels: Sequence[int], decoder_channels: Sequence[int], out_channels: int
+    ) -> None:
+        super().__init__()
+        widths = check_decoder_channels(decoder_channels, len(skip_channels))
+        entering = [deepest_channels, *widths[:-1]]
+        self.blocks = nn.ModuleList(
+            UpBlock(deeper, skip, width) for deeper, skip, width in zip(entering, skip_channels, widths, strict=True)
+        )
+        self.head = nn.Conv2d(widths[-1], out_channels, 1)
+
+    def forward(self, deepest: Tensor, skips: list[Tensor]) -> Tensor:
+        """Scores ``N K H W`` from the deepest map and the skipped ones, deepest first."""
+        x = deepest
+        for place, block in enumerate(self.blocks):
+            x = block(x, skips[place])
+        scores: Tensor = self.head(x)
+        return scores

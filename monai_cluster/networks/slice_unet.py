@@ -1,0 +1,165 @@
+# Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
+"""A U-Net on slices that know their neighbours: segmentation of images and volumes with the pretrained parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .described_parts import describe_part
+from .resnet_stages import ResNetStages
+from .slice_context import SliceContext, cell_levels, cells_to_rows, empty_slices_at_the_end
+from .slice_decoder import SliceDecoder
+from .slice_encoder import SliceEncoder, as_channels_last
+
+__all__ = ["ContextSliceUNet", "pad_in_plane"]
+
+STRIDE = 32  # of the deepest map
+STEM_CHANNELS = 64
+
+
+def pad_in_plane(images: Tensor) -> Tensor:
+    """``N C H W`` with zeros at the end of both axes up to multiples of 32, and never one cell wide but several high.
+
+    Convolutions over such maps are computed wrongly by PyTorch 2.13 in autocast on a CPU.
+    """
+    height, width = images.shape[2], images.shape[3]
+    new_height = (height + STRIDE - 1) // STRIDE * STRIDE
+    new_width = (width + STRIDE - 1) // STRIDE * STRIDE
+    if new_width == STRIDE and new_height > STRIDE:
+        new_width = 2 * STRIDE
+    return F.pad(images, [0, new_width - width, 0, new_height - height])
+
+
+class ContextSliceUNet(nn.Module):
+    """Encode every slice, let the deepest cells ask the same cells of other slices, decode every slice.
+
+    The context: every cell of the deepest map gets an embedding as whole slices had in pretraining (all levels averaged
+    over the cell, at unit length, through the same projection); the pretrained aggregator relates each cell's
+    embeddings over the slices; a linear layer that starts at zero adds the tokens to the deepest map. So an untrained
+    network is exactly the one without context. An image is a volume of one slice.
+
+    Args:
+        slice_encoder: with a named ResNet as its backbone; pretrained, or to be loaded later.
+        slice_aggregator: a deformable or transformer one; None segments every slice by itself.
+        out_channels: K, classes with the background.
+        decoder_channels: at 1/16, 1/8, 1/4, 1/2 and 1/1 of the size; multiples of 8.
+
+    Raises:
+        TypeError: if the encoder's backbone is a module of one's own, or the aggregator only pools.
+        ValueError: for other decoder channels, fewer than one class, or an aggregator of another dimension.
+    """
+
+    def __init__(
+        self,
+        slice_encoder: SliceEncoder,
+        slice_aggregator: nn.Module | None = None,
+        out_channels: int = 2,
+        decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+    ) -> None:
+        super().__init__()
+        if not isinstance(slice_encoder.backbone, ResNetStages):
+            raise TypeError(
+                "the slice U-Net needs the stem's map of a named ResNet, got a backbone "
+                f"{type(slice_encoder.backbone).__name__}: build SliceEncoder by a name such as 'resnet18'."
+            )
+        if out_channels < 1:
+            raise ValueError(f"out_channels must be at least 1, got {out_channels}.")
+        self.slice_encoder, self.slice_aggregator = slice_encoder, slice_aggregator
+        self.slice_context: SliceContext | None = None
+        channels = slice_encoder.stage_channels
+        if slice_aggregator is None:
+            # Without a gradient DistributedDataParallel would wait for it.
+            slice_encoder.projection.requires_grad_(False)
+        else:
+            _check_aggregator(slice_aggregator, slice_encoder.embedding_dim)
+            self.slice_context = SliceContext(slice_encoder.embedding_dim, channels[-1])
+        skips = [*reversed(channels[:-1]), STEM_CHANNELS, slice_encoder.in_channels]
+        self.decoder = SliceDecoder(channels[-1], skips, decoder_channels, out_channels)
+        self._architecture = {"out_channels": out_channels, "decoder_channels": list(decoder_channels)}
+
+    def forward(self, image: Tensor, position_mm: Tensor | None = None) -> Tensor:
+        """Scores before the softmax.
+
+        Args:
+            image: ``B C H W`` or ``B C H W S``, of any size; slices at the end that are all zero are padding.
+            position_mm: ``B S``, makes the aggregator's distances millimetres instead of slices, as in a pretraining
+                with positions.
+
+        Returns:
+            ``B K H W`` or ``B K H W S``.
+
+        Raises:
+            ValueError: if ``image`` has another number of axes or channels.
+        """
+        if image.dim() not in (4, 5) or image.shape[1] != self.slice_encoder.in_channels:
+            raise ValueError(
+                f"image must be B C H W or B C H W S with C = {self.slice_encoder.in_channels}, got "
+                f"{list(image.shape)}: add the missing axis, or build the slice encoder with other in_channels."
+            )
+        volume = image.unsqueeze(-1) if image.dim() == 4 else image
+        batch, _, height, width, num_slices = volume.shape
+        slices = pad_in_plane(volume.permute(0, 4, 1, 2, 3).flatten(0, 1))
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            slices = _fast_layout(slices)
+        scores = self._decoded(slices, volume, position_mm)[:, :, :height, :width]
+        if image.dim() == 4:
+            return scores
+        return scores.reshape(batch, num_slices, -1, height, width).permute(0, 2, 3, 4, 1)
+
+    def _decoded(self, slices: Tensor, volume: Tensor, position_mm: Tensor | None) -> Tensor:
+        stem = self.slice_encoder.backbone.stem(slices)  # type: ignore[operator]
+        maps = self.slice_encoder.backbone.after_stem(stem)  # type: ignore[operator]
+        deepest = maps[-1]
+        if self.slice_aggregator is not None and self.slice_context is not None:
+            batch = volume.shape[0]
+            embeddings = self.slice_encoder.projection(cell_levels(maps, self.slice_encoder.used_levels))
+            cells = cells_to_rows(embeddings, batch)
+            repeats = deepest.shape[2] * deepest.shape[3]
+            padded = empty_slices_at_the_end(volume).repeat_interleave(repeats, dim=0)
+            position = None if position_mm is None else position_mm.repeat_interleave(repeats, dim=0)
+            tokens = self.slice_aggregator(cells, padded, position)[0]
+            deepest = self.slice_context(deepest, tokens, batch)
+        scores: Tensor = self.decoder(deepest, [maps[2], maps[1], maps[0], stem, slices])
+        return scores
+
+    @torch.jit.unused
+    def pretrained_modules(self) -> list[list[nn.Module]]:
+        """Modules with pretrained weights in order of depth."""
+        backbone: Any = self.slice_encoder.backbone
+        levels: list[list[nn.Module]] = backbone.depth_levels()
+        if self.slice_aggregator is not None:
+            levels.append([self.slice_encoder.projection, self.slice_aggregator])
+        return levels
+
+    @torch.jit.unused
+    def architecture(self) -> dict[str, Any]:
+        """Arguments that build this network again; encoder and aggregator as descriptions."""
+        parts = {"slice_encoder": self.slice_encoder.architecture(), "slice_aggregator": None}
+        if self.slice_aggregator is not None:
+            parts["slice_aggregator"] = describe_part(self.slice_aggregator)
+        return parts | self._architecture
+
+
+def _check_aggregator(aggregator: nn.Module, embedding_dim: int) -> None:
+    if not hasattr(aggregator, "layers"):
+        raise TypeError(
+            f"{type(aggregator).__name__} passes nothing from slice to slice: give a DeformableAggregator or "
+            "TransformerAggregator, or None for slices without context."
+        )
+    dim = getattr(aggregator, "dim", embedding_dim)
+    if dim != embedding_dim:
+        raise ValueError(
+            f"the aggregator takes {dim} numbers per slice and the encoder gives {embedding_dim}: make them equal."
+        )
+
+
+def _fast_layout(slices: Tensor) -> Tensor:
+    """Channels-last where nobody records the operations: it is a matter of speed only, and strides do not export."""
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():  # type: ignore[attr-defined,no-untyped-call]
+        return slices
+    return as_channels_last(slices)
