@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .deformable_attention import DeformableSliceAttention as DeformableSliceAttention
     from .detection import ClusterDetector as ClusterDetector
     from .detection import build_detector as build_detector
+    from .dynunet_baseline import DynUNetBaseline as DynUNetBaseline
     from .feature_pyramid import InflatedPyramidExtractor as InflatedPyramidExtractor
     from .feature_pyramid import SlicePyramidExtractor as SlicePyramidExtractor
     from .feature_pyramid import StackedPyramidExtractor as StackedPyramidExtractor
@@ -48,6 +49,7 @@ __getattr__, __dir__, __all__ = attach(
         "cluster_head": ["ClusterHead", "ProjectionHead"],
         "deformable_attention": ["DeformableSliceAttention"],
         "detection": ["ClusterDetector", "build_detector"],
+        "dynunet_baseline": ["DynUNetBaseline"],
         "feature_pyramid": ["InflatedPyramidExtractor", "SlicePyramidExtractor", "StackedPyramidExtractor"],
         "flexible_unet": ["ClusterResNetEncoder", "register_flexible_unet_encoders"],
         "full_attention": ["FullSliceAttention"],

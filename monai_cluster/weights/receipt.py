@@ -52,8 +52,8 @@ class LoadReceipt:
         if self.looks_like:
             lines.append(f"  file is   {self.looks_like}")
         for how in dict.fromkeys(self.reshaped.values()):
-            names = [name for name, done in self.reshaped.items() if done == how]
-            lines.append(f"  reshaped  {_examples(names)}: {how}")
+            alike = _examples(name for name, done in self.reshaped.items() if done == how)
+            lines.append(f"  reshaped  {alike}: {how}")
         if self.missing:
             lines.append(f"  missing   {len(self.missing)}, left as they were: {_examples(self.missing)}")
         reasons = {name: why.partition(",")[0] for name, why in self.skipped.items()}
