@@ -14,10 +14,16 @@ if TYPE_CHECKING:
     from .embeddings import Embeddings as Embeddings
     from .embeddings import load_embeddings as load_embeddings
     from .evaluation import evaluate as evaluate
+    from .finetune_finishing import finish_finetuning as finish_finetuning
+    from .finetuned import FinetunedModel as FinetunedModel
+    from .finetuned import load_finetuned as load_finetuned
+    from .finetuned_evaluation import evaluate_model as evaluate_model
+    from .finetuning import finetune as finetune
     from .finishing import finish_pretraining as finish_pretraining
     from .output_folder import OutputFolder as OutputFolder
     from .output_folder import find_checkpoint as find_checkpoint
     from .output_folder import prepare_output as prepare_output
+    from .prediction import predict as predict
     from .pretraining import pretrain as pretrain
 
 __getattr__, __dir__, __all__ = attach(
@@ -28,8 +34,13 @@ __getattr__, __dir__, __all__ = attach(
         "embedding": ["embed"],
         "embeddings": ["Embeddings", "load_embeddings"],
         "evaluation": ["evaluate"],
+        "finetune_finishing": ["finish_finetuning"],
+        "finetuned": ["FinetunedModel", "load_finetuned"],
+        "finetuned_evaluation": ["evaluate_model"],
+        "finetuning": ["finetune"],
         "finishing": ["finish_pretraining"],
         "output_folder": ["OutputFolder", "find_checkpoint", "prepare_output"],
+        "prediction": ["predict"],
         "pretraining": ["pretrain"],
     },
 )

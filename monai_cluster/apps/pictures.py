@@ -4,8 +4,24 @@
 from __future__ import annotations
 
 from .picture_attention import draw_attention
+from .picture_cases import ScoredCase, draw_cases, worst_median_best
+from .picture_confusion import draw_confusion
 from .picture_curves import draw_curves
+from .picture_fewlabel import FewLabelPoint, draw_fewlabel
+from .picture_froc import draw_froc
 from .picture_map import draw_embedding_map
 from .picture_neighbours import draw_neighbours
 
-__all__ = ["draw_attention", "draw_curves", "draw_embedding_map", "draw_neighbours"]
+__all__ = [
+    "FewLabelPoint",
+    "ScoredCase",
+    "draw_attention",
+    "draw_cases",
+    "draw_confusion",
+    "draw_curves",
+    "draw_embedding_map",
+    "draw_fewlabel",
+    "draw_froc",
+    "draw_neighbours",
+    "worst_median_best",
+]

@@ -171,7 +171,7 @@ def paired_difference(
             kept &= ~np.isnan(np.asarray(item, np.float64))
     places = np.flatnonzero(kept)
     _check_options(len(places), num_draws, confidence)
-    by_patient, num_patients = _rows_by([patients[place] for place in places])
+    by_patient, num_patients = _rows_by([patients[int(place)] for place in places])
     by_seed, num_seeds = _rows_by(runs[places])
     owner = np.empty(len(places), dtype=np.int64)
     for place, rows in enumerate(by_patient):
@@ -185,7 +185,7 @@ def paired_difference(
             if times and len(drawn):  # a seed without any of the drawn patients has no score
                 total += times * (scores[0](drawn) - scores[1](drawn))
                 weight += times
-        return total / weight if weight else math.nan
+        return float(total / weight) if weight else math.nan
 
     mean = difference(np.ones(num_patients, dtype=np.int64), np.ones(num_seeds, dtype=np.int64))
     generator = np.random.default_rng(seed)

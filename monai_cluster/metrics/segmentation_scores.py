@@ -18,9 +18,9 @@ import numpy.typing as npt
 import torch
 from monai.metrics.utils import get_edge_surface_distance
 
-__all__ = ["SEGMENTATION_SCORES", "foreground_mean", "score_segmentation", "summarise_segmentation"]
+__all__ = ["foreground_mean", "score_segmentation", "summarise_segmentation"]
 
-SEGMENTATION_SCORES = ("dice", "surface_distance_mm", "hd95_mm", "volume_ml", "true_volume_ml")
+COUNTS = ("absent", "missed")
 CaseScores = dict[str, dict[str, float]]
 MaskArray = npt.NDArray[np.bool_]
 
@@ -36,7 +36,7 @@ def score_segmentation(
     * ``dice``: 2 |P ∩ T| / (|P| + |T|);
     * ``surface_distance_mm``: the mean of d over ``S_p`` and ``S_t`` together (average symmetric surface distance);
     * ``hd95_mm``: the larger of the two 95th percentiles of d, over ``S_p`` and over ``S_t``;
-    * ``volume_ml``, ``true_volume_ml``: of prediction and truth. Of pictures it is the area in cm²;
+    * ``volume_ml``, ``true_volume_ml``: of prediction and truth, for pictures ``area_cm2`` and ``true_area_cm2``;
     * ``absent``: 1 if both lack the class; ``missed``: 1 if one of them does.
 
     Axes of length 1 are dropped, so that a volume of one slice is scored by its contours.
@@ -57,11 +57,12 @@ def score_segmentation(
     spacing = [float(length) for length in spacing_mm]
     predicted, true = _label_map(prediction, len(spacing)), _label_map(target, len(spacing))
     _check(predicted, true, spacing, names)
-    unit = math.prod(spacing) / (1000 if len(spacing) == 3 else 100)
+    volume = len(spacing) == 3
+    unit, size = math.prod(spacing) / (1000 if volume else 100), "volume_ml" if volume else "area_cm2"
     kept = [axis for axis in range(true.ndim) if true.shape[axis] > 1] or [0]
     shape, in_use = [true.shape[axis] for axis in kept], [spacing[axis] for axis in kept]
     predicted, true = predicted.reshape(shape), true.reshape(shape)
-    return {name: _class_scores(predicted == k, true == k, in_use, unit) for k, name in enumerate(names) if k}
+    return {name: _class_scores(predicted == k, true == k, in_use, unit, size) for k, name in enumerate(names) if k}
 
 
 def foreground_mean(scores: Mapping[str, Mapping[str, float]], score: str = "dice") -> float:
@@ -88,25 +89,28 @@ def summarise_segmentation(cases: Sequence[Mapping[str, Mapping[str, float]]]) -
         raise ValueError(f"cases must have the same classes, at least one, got {[list(case) for case in cases[:3]]}.")
     if "mean" in names:
         raise ValueError("no class may be called 'mean', the name of their mean: rename it.")
+    means = [score for score in cases[0][names[0]] if score not in COUNTS]
     summary: CaseScores = {}
     for name in names:
         rows = [case[name] for case in cases]
-        summary[name] = {score: _mean([row[score] for row in rows]) for score in SEGMENTATION_SCORES}
-        summary[name] |= {count: float(sum(row[count] for row in rows)) for count in ("absent", "missed")}
+        summary[name] = {score: _mean([row[score] for row in rows]) for score in means}
+        summary[name] |= {count: float(sum(row[count] for row in rows)) for count in COUNTS}
         summary[name]["scored"] = float(sum(not math.isnan(row["dice"]) for row in rows))
-    mean = {score: _mean([summary[name][score] for name in names]) for score in SEGMENTATION_SCORES}
-    mean |= {count: sum(summary[name][count] for name in names) for count in ("absent", "missed", "scored")}
+    mean = {score: _mean([summary[name][score] for name in names]) for score in means}
+    mean |= {count: sum(summary[name][count] for name in names) for count in (*COUNTS, "scored")}
     return summary | {"mean": mean}
 
 
-def _class_scores(predicted: MaskArray, true: MaskArray, spacing: Sequence[float], unit: float) -> dict[str, float]:
+def _class_scores(
+    predicted: MaskArray, true: MaskArray, spacing: Sequence[float], unit: float, size: str
+) -> dict[str, float]:
     sizes = int(predicted.sum()), int(true.sum())
     scores = {
         "dice": 2 * int((predicted & true).sum()) / sum(sizes) if any(sizes) else math.nan,
         "surface_distance_mm": math.nan,
         "hd95_mm": math.nan,
-        "volume_ml": sizes[0] * unit,
-        "true_volume_ml": sizes[1] * unit,
+        size: sizes[0] * unit,
+        f"true_{size}": sizes[1] * unit,
         "absent": float(not any(sizes)),
         "missed": float(any(sizes) and not all(sizes)),
     }
