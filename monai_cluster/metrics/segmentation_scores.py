@@ -18,8 +18,9 @@ import numpy.typing as npt
 import torch
 from monai.metrics.utils import get_edge_surface_distance
 
-__all__ = ["foreground_mean", "score_segmentation", "summarise_segmentation"]
+__all__ = ["SEGMENTATION_SCORES", "foreground_mean", "score_segmentation", "summarise_segmentation"]
 
+SEGMENTATION_SCORES = ("dice", "surface_distance_mm", "hd95_mm")  # beside volumes or areas and counts
 COUNTS = ("absent", "missed")
 CaseScores = dict[str, dict[str, float]]
 MaskArray = npt.NDArray[np.bool_]
