@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from monai_cluster.keys import ClusterKeys
 
 from .aligned_windows import aligned_inferer, check_window
+from .described_parts import describe_part
 from .feature_pyramid import InflatedPyramidExtractor, SlicePyramidExtractor, StackedPyramidExtractor
 from .nms import BlockNmsBoxSelector
 from .retinanet import ClusterRetinaNet, Extractor, FocalLossPerPositive
@@ -41,8 +42,8 @@ class ClusterDetector(RetinaNetDetector):
         slice_aggregator: for ``"stacked"``; None leaves the context out.
         model: ResNet of ``"inflated"`` and of the default slice encoder.
         in_channels: channels of the images, likewise.
-        channels: of pyramid and heads; a multiple of 8. The heads are eight convolutions at the finest level and cost
-            most of the time.
+        channels: of pyramid and heads; a multiple of 8, at least 16. The heads are eight convolutions at the finest
+            level and cost most of the time.
         levels: the backbone's stages that become levels, ending with the last.
         depth_strides: of ``"stacked"``: slices per cell at each level.
         anchor_shapes: sizes in voxels along the array's axes at the finest level; None takes
@@ -142,14 +143,6 @@ class ClusterDetector(RetinaNetDetector):
         aggregator: nn.Module | None = getattr(self.extractor, "slice_aggregator", None)
         return aggregator
 
-    @property
-    def encoder(self) -> nn.Module:
-        """The ResNet that takes pretrained weights, in 2D or 3D."""
-        extractor = self.extractor
-        if isinstance(extractor, InflatedPyramidExtractor):
-            return extractor.encoder
-        return extractor.slice_encoder.backbone
-
     def forward(
         self,
         input_images: list[Tensor] | Tensor,
@@ -191,7 +184,9 @@ class ClusterDetector(RetinaNetDetector):
     ) -> list[Tensor]:
         """The box that each anchor must find, ``A`` per image; -1 for background.
 
-        Replaces MONAI's, which asks torchvision for a class before it looks at the matcher.
+        Replaces MONAI's, which asks torchvision for a class before it looks at the matcher. A box that ATSS leaves
+        without an anchor gets the free one that overlaps it most: where half of its candidates overlap it alike and the
+        other half less, none of them lies a standard deviation above their mean, and it would never be learned.
         """
         matched = []
         for of_image, target in zip(anchors, targets, strict=True):
@@ -199,9 +194,13 @@ class ClusterDetector(RetinaNetDetector):
             if len(boxes) == 0:
                 matched.append(torch.full((len(of_image),), -1, dtype=torch.int64, device=of_image.device))
                 continue
-            matched.append(
-                self.proposal_matcher(boxes, of_image, num_anchor_locs_per_level, self.num_anchors_per_loc)[1]
-            )
+            overlap, found = self.proposal_matcher(boxes, of_image, num_anchor_locs_per_level, self.num_anchors_per_loc)
+            anchors_of_box = torch.bincount(found[found >= 0], minlength=len(boxes))
+            for left_out in torch.nonzero(anchors_of_box == 0)[:, 0].tolist():
+                free = overlap[left_out].masked_fill(found >= 0, 0)
+                if float(free.max()) > 0:
+                    found[free.argmax()] = left_out
+            matched.append(found)
         return matched
 
     def compute_box_loss(
@@ -224,9 +223,7 @@ class ClusterDetector(RetinaNetDetector):
         arguments = {key: _jsonable(value) for key, value in self.arguments.items()}
         encoder, aggregator = self.slice_encoder, self.slice_aggregator
         arguments["slice_encoder"] = None if encoder is None else encoder.architecture()
-        arguments["slice_aggregator"] = None
-        if aggregator is not None:
-            arguments["slice_aggregator"] = {"type": type(aggregator).__name__} | aggregator.architecture()  # type: ignore[operator]
+        arguments["slice_aggregator"] = None if aggregator is None else describe_part(aggregator)
         return arguments
 
     def _target(self, target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -31,9 +31,10 @@ class _Pyramid(nn.Module):
                 f"levels must be rising stages that end with the last one, {last}, got {list(levels)}: later stages "
                 "would be computed for nothing."
             )
-        if out_channels < 8 or out_channels % 8:
+        if out_channels < 16 or out_channels % 8:
             raise ValueError(
-                f"out_channels must be a multiple of 8 (the heads normalise 8 groups), got {out_channels}."
+                "out_channels must be a multiple of 8 and at least 16, got "
+                f"{out_channels}: the heads normalise 8 groups, and one number alone cannot be normalised."
             )
         self.spatial_dims, self.out_channels = spatial_dims, out_channels
         self.levels = list(levels)
@@ -53,11 +54,8 @@ class _Pyramid(nn.Module):
 
 
 def _levels_of(backbone: nn.Module) -> list[list[nn.Module]]:
-    """A backbone's modules in order of depth."""
-    if isinstance(backbone, ResNetStages):
-        stem: list[nn.Module] = [backbone.conv1, backbone.bn1]
-        return [stem, *([getattr(backbone, f"layer{stage}")] for stage in range(1, 5))]
-    return [[backbone]]
+    """A backbone's modules in order of depth; one that is no ResNet of ours is one level."""
+    return backbone.depth_levels() if isinstance(backbone, ResNetStages) else [[backbone]]
 
 
 class SlicePyramidExtractor(_Pyramid):
@@ -67,7 +65,7 @@ class SlicePyramidExtractor(_Pyramid):
 
     Args:
         slice_encoder: with pretrained weights, or to be loaded later.
-        out_channels: channels of every level; a multiple of 8.
+        out_channels: channels of every level; a multiple of 8, at least 16.
         levels: stages that become levels, counted from 1 and ending with the last; level ``n`` has stride
             ``2 ** (n + 1)``.
 
@@ -103,7 +101,7 @@ class InflatedPyramidExtractor(_Pyramid):
     Args:
         model: name of the ResNet.
         in_channels: channels of the volume.
-        out_channels: channels of every level; a multiple of 8.
+        out_channels: channels of every level; a multiple of 8, at least 16.
         levels: stages that become levels, counted from 1 and ending with the last; level ``n`` has stride
             ``2 ** (n + 1)`` along all three axes.
 
@@ -140,7 +138,7 @@ class StackedPyramidExtractor(_Pyramid):
     Args:
         slice_encoder: of the slices.
         slice_aggregator: carries context between slices; None leaves it out.
-        out_channels: channels of every level; a multiple of 8.
+        out_channels: channels of every level; a multiple of 8, at least 16.
         levels: stages that become levels, counted from 1 and ending with the last.
         depth_strides: slices per cell, for each level; each a multiple of the one before.
 

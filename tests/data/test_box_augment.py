@@ -106,7 +106,8 @@ def test_an_image_without_boxes_is_cropped_anywhere() -> None:
     data = bright_boxes(2)
     data["box"], data["box_label"] = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
     sample = RandCropBoxd((16, 16), box_share=1.0)(data)
-    assert sample["image"].shape == (1, 16, 16) and sample["box"].shape == (0, 4)
+    assert sample["image"].shape == (1, 16, 16)
+    assert sample["box"].shape == (0, 4)
 
 
 @pytest.mark.parametrize("axes", [(0,), (1,), (0, 1, 2)])

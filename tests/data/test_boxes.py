@@ -64,7 +64,8 @@ def back_to_file(sample: dict[str, Any]) -> list[dict[str, Any]]:
 def test_a_volumes_box_follows_the_turned_axes(tmp_path: Path, codes: str) -> None:
     sample = labelled_preprocessing("detection", 3)(row(write_volume(tmp_path / "v.nii.gz", codes), VOXELS))
     assert sample["box"].tolist() == [bounding_box(sample["image"][0] > 0.5)]
-    assert sample["box"].dtype == torch.float32 and sample["box_label"].tolist() == [1]
+    assert sample["box"].dtype == torch.float32
+    assert sample["box_label"].tolist() == [1]
     assert back_to_file(sample)[0]["box_voxel"] == pytest.approx(VOXELS, abs=1e-5)
 
 
@@ -122,7 +123,8 @@ def test_world_and_back_is_exact_for_turned_axes_and_never_smaller_for_oblique()
     oblique = turned.clone()
     oblique[0, 0] = 1.5
     back = boxes_from_world(boxes_to_world(boxes, oblique), oblique)
-    assert (back[:, :3] < boxes[:, :3] + 1e-9).all() and (back[:, 3:] > boxes[:, 3:] - 1e-9).all()
+    assert (back[:, :3] < boxes[:, :3] + 1e-9).all()
+    assert (back[:, 3:] > boxes[:, 3:] - 1e-9).all()
     assert not torch.allclose(back, boxes)
 
 
@@ -145,7 +147,8 @@ def prepared(box: Any, labels: Any = (1,)) -> dict[str, Any]:
 
 def test_no_finding_gives_no_boxes_of_the_right_shape() -> None:
     sample = BoxToArrayd(spatial_dims=3)(prepared([], []))
-    assert sample["box"].shape == (0, 6) and sample["box_label"].dtype == torch.int64
+    assert sample["box"].shape == (0, 6)
+    assert sample["box_label"].dtype == torch.int64
 
 
 def test_a_box_that_sticks_out_is_cut() -> None:

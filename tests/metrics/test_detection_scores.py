@@ -138,14 +138,18 @@ def test_the_wrong_class_is_a_false_alarm() -> None:
 
 def test_no_detection_scores_zero_and_no_box_is_not_a_number() -> None:
     silent = score_detections([found([], [])], [true([BOX])])
-    assert silent["ap_50"] == 0 and silent["froc"] == 0
+    assert silent["ap_50"] == 0
+    assert silent["froc"] == 0
     healthy = score_detections([found([BOX], [0.9])], [true([])], ["tumour"])
-    assert np.isnan(healthy["ap_50"]) and np.isnan(healthy["ap_50 tumour"]) and np.isnan(healthy["froc"])
+    assert np.isnan(healthy["ap_50"])
+    assert np.isnan(healthy["ap_50 tumour"])
+    assert np.isnan(healthy["froc"])
 
 
 def test_a_class_without_boxes_stays_out_of_the_mean() -> None:
     scores = score_detections([found([BOX], [0.9])], [true([BOX])], ["seen", "absent"])
-    assert scores["ap_50"] == 1 and np.isnan(scores["ap_50 absent"])
+    assert scores["ap_50"] == 1
+    assert np.isnan(scores["ap_50 absent"])
 
 
 def test_cases_without_boxes_count_as_scans() -> None:
@@ -160,7 +164,8 @@ def test_cases_without_boxes_count_as_scans() -> None:
 def test_equal_scores_cross_the_threshold_together() -> None:
     case = match_case(found([FAR, BOX], [0.8, 0.8]), true([BOX]))
     curve = froc([case])
-    assert curve.false_positives.tolist() == [0, 1] and curve.sensitivity.tolist() == [0, 1]
+    assert curve.false_positives.tolist() == [0, 1]
+    assert curve.sensitivity.tolist() == [0, 1]
 
 
 def test_scores_of_all_cases_follow_from_matches_of_each() -> None:
