@@ -26,7 +26,10 @@ VERBS = {
     "demo": "phantoms made on the spot: pretrain, embed, probe, draw; no data needed",
     "pretrain": "pretrain an encoder and an aggregator on images and volumes without labels",
     "embed": "embed the images, slices and volumes of a datalist with a pretrained encoder",
-    "evaluate": "kNN and linear probe of a pretrained encoder on a labelled datalist",
+    "finetune": "train segmentation, detection or classification from pretrained weights",
+    "predict": "predict with a fine-tuned model, in the files' own geometry",
+    "evaluate": "score a fine-tuned model on labels, or probe a pretrained encoder",
+    "fewlabel": "is the pretraining worth it: initialisations x labelled patients x seeds, in one table",
 }
 
 
@@ -64,7 +67,7 @@ def _descriptions(function: Callable[..., Any]) -> dict[str, str]:
 
 def _add_option(parser: argparse.ArgumentParser, name: str, hint: Any, default: Any, text: str) -> None:
     """One option for one parameter, by its type."""
-    flag = f"--{name.replace('_', '-')}"
+    flag = name if name == "task" else f"--{name.replace('_', '-')}"
     required = default is inspect.Parameter.empty
     kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)] if _is_union(hint) else [hint]
     origins = [typing.get_origin(kind) or kind for kind in kinds]
@@ -80,6 +83,8 @@ def _add_option(parser: argparse.ArgumentParser, name: str, hint: Any, default: 
     }
     if bool in kinds:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+    elif name == "task":
+        parser.add_argument(name, choices=typing.get_args(hint), help=text)
     elif typing.Literal in origins:
         choices = [choice for kind in kinds for choice in typing.get_args(kind)]
         parser.add_argument(flag, choices=choices, **common)

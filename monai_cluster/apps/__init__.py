@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .embeddings import Embeddings as Embeddings
     from .embeddings import load_embeddings as load_embeddings
     from .evaluation import evaluate as evaluate
+    from .few_labels import fewlabel as fewlabel
     from .finetune_finishing import finish_finetuning as finish_finetuning
     from .finetuned import FinetunedModel as FinetunedModel
     from .finetuned import load_finetuned as load_finetuned
@@ -34,6 +35,7 @@ __getattr__, __dir__, __all__ = attach(
         "embedding": ["embed"],
         "embeddings": ["Embeddings", "load_embeddings"],
         "evaluation": ["evaluate"],
+        "few_labels": ["fewlabel"],
         "finetune_finishing": ["finish_finetuning"],
         "finetuned": ["FinetunedModel", "load_finetuned"],
         "finetuned_evaluation": ["evaluate_model"],

@@ -13,6 +13,7 @@ import numpy as np
 
 from monai_cluster.apps.embedding import embed_datalist
 from monai_cluster.apps.embeddings import Embeddings
+from monai_cluster.apps.finetuned import is_finetuned
 from monai_cluster.data import Datalist, load_datalist
 from monai_cluster.metrics import knn_accuracy, linear_probe
 
@@ -37,31 +38,40 @@ def evaluate(
     num_workers: int = 0,
     num_neighbours: int = 20,
     seed: int = 0,
+    flips: bool = False,
 ) -> dict[str, dict[str, float]]:
-    """kNN and linear probe of a pretrained encoder, and of the same encoder without training.
+    """Score a fine-tuned model on labels, or a pretrained encoder by kNN and linear probe.
+
+    What lies in ``weights`` decides. A fine-tuned model predicts the test split at the files' own resolution; a
+    pretrained encoder is probed beside the same encoder without training.
 
     Args:
-        weights: run folder or exported ``encoder.safetensors``.
-        data: datalist with two splits and a label column.
-        label: the column to predict.
-        out: JSON file for the results; None only returns them.
-        level: ``image`` or ``volume`` rows.
-        train_split: rows the probes learn from.
-        test_split: rows the probes are scored on.
-        baseline: probe an untrained encoder of the same architecture as well.
+        weights: run folder, exported ``encoder.safetensors`` or ``model.safetensors``.
+        data: datalist with labels; for probes with two splits.
+        label: the column with the label.
+        out: for a model the folder of scores, cases and pictures (``evaluation`` in the run's folder by default); for
+            probes the JSON file of the results, where None only returns them.
+        level: probes: ``image`` or ``volume`` rows.
+        train_split: probes: rows to learn from.
+        test_split: rows to score.
+        baseline: probes: probe an untrained encoder of the same architecture as well.
         device: such as ``cpu`` or ``cuda``.
-        num_workers: reading processes.
-        num_neighbours: of the kNN vote.
-        seed: of the untrained encoder and the probe's folds.
+        num_workers: probes: reading processes.
+        num_neighbours: probes: of the kNN vote.
+        seed: probes: of the untrained encoder and the folds.
+        flips: models: average over mirrored images, along the axes that were mirrored in training.
 
     Returns:
-        ``{"pretrained: features": {"knn_accuracy": ..., "linear_accuracy": ..., ...}, "untrained: features": ...}``.
+        Probes: ``{"pretrained: features": {"knn_accuracy": ..., "linear_accuracy": ..., ...}, "untrained: features":
+        ...}``. Models: ``{"dice": {"value": ..., "low": ..., "high": ...}, ...}`` with 95 % intervals over patients.
 
     Raises:
         FileNotFoundError: for missing weights or data.
         KeyError: if the rows have no such label column.
         ValueError: if a split has no rows of this level.
     """
+    if is_finetuned(weights):
+        return _evaluate_finetuned(weights, data, label, out, test_split, device, flips)
     results: dict[str, dict[str, float]] = {}
     for name, untrained in (("pretrained", None), ("untrained", seed))[: 2 if baseline else 1]:
         splits = [
@@ -83,6 +93,21 @@ def _rows_of(data: str, split: str, level: str) -> Datalist:
     """The rows of one level alone: the others need no embedding."""
     rows = load_datalist(data, split=split)
     return replace(rows, volumes=[]) if level == "image" else replace(rows, images=[])
+
+
+def _evaluate_finetuned(
+    weights: str, data: str, label: str, out: str | None, split: str, device: str | None, flips: bool
+) -> dict[str, dict[str, float]]:
+    # Imported here: probing needs none of the predictors.
+    from monai_cluster.apps.finetuned import load_finetuned, model_file
+    from monai_cluster.apps.finetuned_evaluation import evaluate_model
+
+    model = load_finetuned(weights)
+    rows = load_datalist(data, split=split, paths=(label,) if model.task == "segmentation" else ())
+    target = Path(out) if out is not None else model_file(weights).parent.parent / "evaluation"
+    if target.is_dir() and any(target.iterdir()):
+        raise FileExistsError(f"{target} is not empty: choose another folder with out, or delete it yourself.")
+    return evaluate_model(model, rows, target, label, device, flips)
 
 
 def probe_embeddings(

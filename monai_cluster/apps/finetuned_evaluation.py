@@ -26,8 +26,8 @@ __all__ = ["evaluate_model"]
 
 logger = logging.getLogger(__name__)
 POLICY = (
-    "A class that neither truth nor prediction has is left out of the means and counted as absent; one that only one of "
-    "them has scores Dice 0, has no distance and counts as missed."
+    "A class that neither truth nor prediction has is left out of the means and counted as absent; one that only one "
+    "of them has scores Dice 0, has no distance and counts as missed."
 )
 
 
@@ -65,21 +65,22 @@ def evaluate_model(
     root = Path(out)
     root.mkdir(parents=True, exist_ok=True)
     names = rows.names if isinstance(rows, Datalist) else None
-    parts, cases, shown = [], [], []
+    parts, cases = [], []
     for prediction in predict_rows(model, listed, device, flips, amp):
-        truth = _truth(model.task, prediction, label_key)
-        part = _part(model, prediction, truth)
+        part = _part(model, prediction, _truth(model.task, prediction, label_key))
         parts.append(part)
         cases.append(_case(model, prediction, part, names))
-        if pictures and model.task != "classification":
-            shown.append((prediction, truth))
     patients = [case["patient"] for case in cases]
     scores = score_with_intervals(model.task, parts, model.class_names, patients, num_draws)
     _write(root, model, cases, parts, scores, patients)
     if pictures:
         from monai_cluster.apps.evaluation_pictures import draw_evaluation
 
-        for path in draw_evaluation(model, cases, parts, shown, root / "pictures"):
+        drawn = draw_evaluation(
+            model, listed, lambda found: _truth(model.task, found, label_key), cases, parts, scores, root / "pictures",
+            device=device, flips=flips, amp=amp,
+        )  # fmt: skip
+        for path in drawn:
             logger.info("drew %s", path)
     main = scores[MAIN_SCORE[model.task]]
     logger.info(

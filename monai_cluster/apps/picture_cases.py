@@ -19,7 +19,7 @@ __all__ = ["draw_cases"]
 # The palette's colours that stand out on grey and black, classes 1, 2 …
 ON_GREY = tuple(PALETTE[place] for place in (1, 4, 7, 3, 2, 5))
 TRUTH, FOUND = PALETTE[4], PALETTE[1]
-COLUMN = 3.6  # inches
+COLUMN, HEAD, TITLES, FOOT = 3.6, 0.42, 0.45, 0.36  # inches
 
 
 def draw_cases(
@@ -52,8 +52,8 @@ def draw_cases(
     chosen = {name: cases[place] for name, place in worst_median_best([case.score for case in cases]).items()}
     for case in chosen.values():
         check_case(case)
-    rows = 2 if any(_has_marks(case) for case in chosen.values()) else 1
-    figure = new_figure(COLUMN * len(chosen) + 0.2, (COLUMN - 0.1) * rows + 1.15)
+    rows, foot = (2, FOOT) if any(_has_marks(case) for case in chosen.values()) else (1, 0.05)
+    figure = new_figure(COLUMN * len(chosen) + 0.2, (COLUMN - 0.1) * rows + HEAD + foot + TITLES)
     grid = figure.add_gridspec(rows, len(chosen))
     ids: set[int] = set()
     for column, (rank, case) in enumerate(chosen.items()):
@@ -69,8 +69,10 @@ def draw_cases(
                 if rows > 1:
                     _frame(axes, window, plane)
     _legend(figure, sorted(ids), class_names, chosen.values())
-    figure.suptitle(f"Cases by {score_name}, n = {num_cases or len(cases)}", fontsize=11)
-    figure.set_layout_engine("constrained", rect=(0, 0.05, 1, 0.95))
+    height = figure.get_figheight()
+    title = figure.suptitle(f"Cases by {score_name}, n = {num_cases or len(cases)}", fontsize=11, y=1 - 0.08 / height)
+    title.set_in_layout(False)  # room for it and for the legend is kept in inches
+    figure.set_layout_engine("constrained", rect=(0, foot / height, 1, 1 - (foot + HEAD) / height))
     return save(figure, out_png)
 
 

@@ -13,6 +13,8 @@ from .picture_style import new_figure, save, shortened
 
 __all__ = ["draw_confusion"]
 
+CELL = 0.85  # inches
+
 
 def draw_confusion(counts: Any, class_names: Sequence[str], out_png: str | Path, subtitle: str = "") -> Path:
     """Draw a confusion matrix: colour is the share of the true class, so that rare classes count like frequent ones.
@@ -34,21 +36,26 @@ def draw_confusion(counts: Any, class_names: Sequence[str], out_png: str | Path,
         raise ValueError(f"counts K K and K names are needed, got shape {table.shape} and {len(class_names)} names.")
     sums = table.sum(1, keepdims=True)
     shares = np.divide(table, sums, out=np.full_like(table, np.nan), where=sums > 0)
-    side = max(4.2, 0.85 * len(table) + 2.2)
-    figure = new_figure(side + 1.0, side)
+    names = [shortened(str(name), 20) for name in class_names]
+    longest, side = max(map(len, names)), CELL * max(len(table), 3)
+    turned = longest > 9  # characters that fit under a cell
+    figure = new_figure(side + 0.085 * (longest + 6) + 1.5, side + 1.1 + (0.055 * longest if turned else 0.2))
+    figure.set_layout_engine("constrained")  # before the colour bar, which then stands beside the matrix
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
         text = f"{table[row, column]:.0f}" + ("" if np.isnan(share) else f"\n{share:.0%}")
         colour = "black" if np.isnan(share) or share > 0.6 else "white"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9 if len(table) < 9 else 7)
-    names = [shortened(str(name), 16) for name in class_names]
-    axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) * len(names) < 40 else 35, ha="center")
+    axes.set_xticks(range(len(names)), names)
+    if turned:
+        axes.tick_params(axis="x", labelrotation=35)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), [f"{name} ({total:.0f})" for name, total in zip(names, sums[:, 0], strict=True)])
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class (samples)")
     axes.set_title(f"Confusion matrix, n = {table.sum():.0f}" + (f"\n{subtitle}" if subtitle else ""), fontsize=11)
-    bar = figure.colorbar(image, ax=axes, shrink=0.8)
+    bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.03)
     bar.set_label("share of the true class")
-    figure.set_layout_engine("constrained")
     return save(figure, out_png)

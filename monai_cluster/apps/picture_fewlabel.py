@@ -64,7 +64,8 @@ def draw_fewlabel(
     if not known:
         raise ValueError(f"at least one point with a score is needed, got {len(points)} points without.")
     starts = list(dict.fromkeys(point.initialisation for point in known))
-    tunings = sorted({point.tuning for point in known}, key=lambda name: (name not in LINES, name))
+    used = {point.tuning for point in known}
+    tunings = [name for name in LINES if name in used] + sorted(used - set(LINES))
     colours = {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(starts)}
     figure = new_figure(8.4, 4.8)
     axes = figure.add_subplot()
@@ -100,8 +101,9 @@ def _curve(axes: Any, points: Sequence[FewLabelPoint], colour: str, line: str, s
     banded = [(place, point) for place, point in zip(places, points, strict=True) if not math.isnan(point.low)]
     if len(banded) > 1:
         across, lows, highs = zip(*((place, point.low, point.high) for place, point in banded), strict=True)
-        axes.fill_between(across, lows, highs, color=colour, alpha=0.13, linewidth=0)
-    for place, point in banded:
+        axes.fill_between(across, lows, highs, color=colour, alpha=0.1, linewidth=0)
+    elif banded:
+        ((place, point),) = banded
         axes.plot([place, place], [point.low, point.high], color=colour, linewidth=1.0, alpha=0.6)
     dots = [(place, run) for place, point in zip(places, points, strict=True) for run in point.runs]
     if dots:

@@ -46,7 +46,6 @@ def draw_froc(
         label = f"{shortened(name, 30)} (mean {curve.mean:.3f})"
         axes.plot(grid, np.interp(grid, curve.false_positives, curve.sensitivity), color=colour, linewidth=1.6)
         axes.plot(list(curve.at_rates), list(curve.at_rates.values()), "o", color=colour, markersize=5, label=label)
-        axes.plot([], [])
         # Side by side, since bars of several curves at one rate would hide each other.
         shift = 1 + 0.05 * (place - (len(curves) - 1) / 2)
         for rate, (low, high) in (intervals or {}).get(name, {}).items():

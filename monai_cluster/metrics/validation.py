@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from monai_cluster.keys import ClusterKeys as Keys
 
+from .classification_scores import score_classification
 from .detection_scores import MatchedCase, match_case, score_cases
 
 __all__ = [
@@ -74,16 +75,9 @@ def validation_auc(parts: Sequence[tuple[int, Sequence[float]]]) -> dict[str, fl
     Returns:
         ``val_auc`` (0.5 where no class can be told from another) and ``val_balanced_accuracy``.
     """
-    truth = np.asarray([label for label, _ in parts])
-    probabilities = np.asarray([values for _, values in parts])
-    areas = [
-        float(roc_auc_score(truth == label, probabilities[:, label]))
-        for label in range(probabilities.shape[1])
-        if 0 < (truth == label).sum() < len(truth)
-    ]
-    chosen = probabilities.argmax(1)
-    recalls = [float((chosen[truth == label] == label).mean()) for label in np.unique(truth)]
-    return {"val_auc": float(np.mean(areas)) if areas else 0.5, "val_balanced_accuracy": float(np.mean(recalls))}
+    scores = score_classification([values for _, values in parts], [label for label, _ in parts])
+    area = scores["auc"]
+    return {"val_auc": 0.5 if math.isnan(area) else area, "val_balanced_accuracy": scores["balanced_accuracy"]}
 
 
 def boxes_and_detections(sample: Mapping[str, Any]) -> MatchedCase:
