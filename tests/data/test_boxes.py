@@ -12,7 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from monai_cluster.data import BoxToArrayd, boxes_from_world, boxes_to_world, detections_to_json, labelled_preprocessing
+from monai_cluster.data import (
+    BoxToArrayd,
+    boxes_from_world,
+    boxes_to_world,
+    detections_to_json,
+    labelled_preprocessing,
+    load_datalist,
+)
 from monai_cluster.data.boxes import move_boxes
 
 VOXELS = [3, 5, 2, 11, 9, 7]
@@ -174,3 +181,28 @@ def test_boxes_that_cannot_be_right_are_refused(box: Any, labels: Any, message: 
 def test_four_dimensions_are_refused() -> None:
     with pytest.raises(ValueError, match="2 or 3"):
         BoxToArrayd(spatial_dims=4)
+
+
+@pytest.mark.shared_data
+def test_boxes_of_a_real_label_map_are_those_of_its_datalist(shared_data: Path) -> None:
+    rows = load_datalist(
+        shared_data / "hippocampus_msd" / "datalist.json", split="few_4_subjects", paths=["label"]
+    ).rows
+    for row_of_file in rows[:4]:
+        mapped = labelled_preprocessing("segmentation", 3)(row_of_file)
+        boxed = labelled_preprocessing("detection", 3)(row_of_file)
+        for box, label in zip(boxed["box"], boxed["box_label"], strict=True):
+            assert box.tolist() == bounding_box(mapped["label"][0] == int(label) + 1)
+
+
+@pytest.mark.shared_data
+def test_real_tumours_are_brighter_in_their_boxes_than_where_rows_and_columns_are_exchanged(shared_data: Path) -> None:
+    rows = load_datalist(shared_data / "brain_tumor_det2d" / "datalist.json", split="validation").rows
+    prepare = labelled_preprocessing("detection", 2, image_size=128)
+    inside, exchanged = [], []
+    for row_of_file in rows[::4]:
+        sample = prepare(row_of_file)
+        for low_row, low_column, high_row, high_column in sample["box"].round().int().tolist():
+            inside.append(float(sample["image"][0, low_row:high_row, low_column:high_column].mean()))
+            exchanged.append(float(sample["image"][0, low_column:high_column, low_row:high_row].mean()))
+    assert np.mean(inside) > 1.3 * np.mean(exchanged)

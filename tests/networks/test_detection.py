@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 from torch.nn import functional as F
 
+from monai_cluster.data import labelled_preprocessing, load_datalist
 from monai_cluster.metrics import score_detections
 from monai_cluster.networks import ClusterDetector, DeformableAggregator, build_detector
 from monai_cluster.networks.aligned_windows import aligned_inferer
@@ -266,3 +268,24 @@ def test_labels_count_from_zero() -> None:
 def test_training_needs_targets() -> None:
     with pytest.raises(ValueError, match="targets"):
         tiny_detector(2)([bright_boxes(2, 1)[0]])
+
+
+@pytest.mark.shared_data
+def test_a_detector_learns_from_real_tumour_boxes(shared_data: Path) -> None:
+    rows = load_datalist(shared_data / "brain_tumor_det2d" / "datalist.json", require=["box", "box_label"]).rows
+    prepare = labelled_preprocessing("detection", 2, image_size=128)
+    samples = [prepare(row) for row in rows[:20:5]]
+    detector = tiny_detector(2, anchor_shapes=[[12, 12], [24, 24]])
+    images, targets = (
+        [sample["image"] for sample in samples],
+        [{key: sample[key] for key in ("box", "box_label")} for sample in samples],
+    )
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3)
+    history = []
+    for _ in range(15):
+        loss = sum(detector(images, targets).values())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        history.append(float(loss.detach()))
+    assert history[-1] < 0.7 * history[0]
