@@ -146,7 +146,8 @@ class QueryAttentionPool(_SlicePool):
         return out
 
     def _attention(self, slices: Tensor, padded: Tensor | None) -> tuple[Tensor, Tensor]:
-        keys_values = self.to_kv(slices).view(*slices.shape[:2], 2, self.num_heads, self.head_dim)
+        batch, num_slices, _ = slices.shape
+        keys_values = self.to_kv(slices).view(batch, num_slices, 2, self.num_heads, self.head_dim)
         keys, values = keys_values.permute(2, 0, 3, 1, 4).unbind(0)
         scores = torch.matmul(self.queries * self.head_dim**-0.5, keys.transpose(-2, -1))
         if padded is not None:

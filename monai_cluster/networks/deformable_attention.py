@@ -14,7 +14,13 @@ from .padding import check_slices, without_padding
 from .position_bias import LogDistanceBias
 from .precision import at_least_fp32
 
-__all__ = ["DeformableSliceAttention", "SamplingPoints", "sampling_points"]
+__all__ = [
+    "DeformableSliceAttention",
+    "SamplingPoints",
+    "interpolate_slices",
+    "interpolation_matrix",
+    "sampling_points",
+]
 
 
 class SamplingPoints(NamedTuple):
@@ -24,16 +30,19 @@ class SamplingPoints(NamedTuple):
     upper: Tensor
     weight: Tensor
 
-    def matrix(self, num_slices: int) -> Tensor:
-        """Interpolation as small matrices ``B G m S`` to multiply with; every row holds two weights that sum to 1."""
-        places = torch.stack([self.lower, self.upper], dim=-1)
-        weights = torch.stack([1 - self.weight, self.weight], dim=-1)
-        return weights.new_zeros(*self.weight.shape, num_slices).scatter_add(-1, places, weights)
 
-    def interpolate(self, values: Tensor) -> Tensor:
-        """One number per slice ``B S`` at the points: ``B G m``."""
-        values = values[:, None].expand(-1, self.weight.shape[1], -1)
-        return torch.lerp(values.gather(2, self.lower), values.gather(2, self.upper), self.weight)
+def interpolation_matrix(points: SamplingPoints, num_slices: int) -> Tensor:
+    """Interpolation as small matrices ``B G m S`` to multiply with; every row holds two weights that sum to 1."""
+    places = torch.stack([points.lower, points.upper], dim=-1)
+    weights = torch.stack([1 - points.weight, points.weight], dim=-1)
+    batch, groups, number = points.weight.shape
+    return weights.new_zeros([batch, groups, number, num_slices]).scatter_add(-1, places, weights)
+
+
+def interpolate_slices(points: SamplingPoints, values: Tensor) -> Tensor:
+    """One number per slice ``B S`` at the points: ``B G m``."""
+    values = values[:, None].expand(-1, points.weight.shape[1], -1)
+    return torch.lerp(values.gather(2, points.lower), values.gather(2, points.upper), points.weight)
 
 
 def sampling_points(position: Tensor, counts: Tensor) -> SamplingPoints:
@@ -134,7 +143,7 @@ class DeformableSliceAttention(nn.Module):
         """:meth:`forward` for callers that have checked their input."""
         attention, values, _ = self._attention(slices, padded, position_mm)
         heads = torch.matmul(attention, values).transpose(1, 2)
-        out: Tensor = self.to_out(heads.reshape(*slices.shape[:2], -1))
+        out: Tensor = self.to_out(heads.reshape(slices.shape[0], slices.shape[1], -1))
         return out
 
     def attention_over_slices(
@@ -186,7 +195,7 @@ class DeformableSliceAttention(nn.Module):
         counts = torch.full((batch,), num_slices, device=slices.device) if padded is None else (~padded).sum(1)
         queries = self.to_q(slices)
         points = sampling_points(self.sampling_positions(queries), counts)
-        mixing = points.matrix(num_slices)
+        mixing = interpolation_matrix(points, num_slices)
         grouped = slices.view(batch, num_slices, self.groups, -1).transpose(1, 2)
         sampled = torch.matmul(torch.matmul(mixing.to(grouped.dtype), grouped), self.to_kv)
         keys, values = self._split_heads(sampled)
@@ -220,6 +229,6 @@ class DeformableSliceAttention(nn.Module):
             where = position_mm.to(points.weight.dtype)
             where = where if padded is None else where.masked_fill(padded, 0)
         where = where.expand(len(points.weight), -1)
-        sampled = points.interpolate(where)
+        sampled = interpolate_slices(points, where)
         bias: Tensor = self.position_bias(where, sampled.repeat_interleave(self.num_heads // self.groups, dim=1))
         return bias

@@ -43,7 +43,7 @@ class FullSliceAttention(nn.Module):
         """:meth:`forward` for callers that have checked their input."""
         attention, values = self._attention(slices, padded, position_mm)
         heads = torch.matmul(attention, values).transpose(1, 2)
-        out: Tensor = self.to_out(heads.reshape(*slices.shape[:2], -1))
+        out: Tensor = self.to_out(heads.reshape(slices.shape[0], slices.shape[1], -1))
         return out
 
     def attention_over_slices(

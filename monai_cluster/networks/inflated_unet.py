@@ -17,7 +17,7 @@ from .slice_decoder import GROUPS, check_decoder_channels
 
 __all__ = ["InflatedUNet"]
 
-STRIDE = 32
+STRIDE = 32  # of the deepest map
 
 
 class InflatedUNet(nn.Module):
@@ -55,6 +55,7 @@ class InflatedUNet(nn.Module):
             "out_channels": out_channels,
             "decoder_channels": widths,
         }
+        self.stride = STRIDE
         register_flexible_unet_encoders()
         self.unet = FlexibleUNet(
             in_channels=in_channels,
@@ -76,8 +77,8 @@ class InflatedUNet(nn.Module):
         if image.dim() != 5:
             raise ValueError(f"image must be B C H W S, got {list(image.shape)}: images need ContextSliceUNet.")
         height, width, num_slices = image.shape[2], image.shape[3], image.shape[4]
-        x = F.pad(image, [0, -num_slices % STRIDE, 0, 0, 0, 0], mode="replicate")
-        x = F.pad(x, [0, 0, 0, -width % STRIDE, 0, -height % STRIDE])
+        x = F.pad(image, [0, -num_slices % self.stride, 0, 0, 0, 0], mode="replicate")
+        x = F.pad(x, [0, 0, 0, -width % self.stride, 0, -height % self.stride])
         scores: Tensor = self.unet(x)
         return scores[:, :, :height, :width, :num_slices]
 

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .precision import at_least_fp32, unit_length
+from .recording import is_recording
 
 __all__ = ["check_slices", "unit_mean", "without_padding"]
 
@@ -25,7 +27,14 @@ def check_slices(slices: Tensor, padded: Tensor | None, position_mm: Tensor | No
     Raises:
         ValueError: if shapes disagree, padding stands before or between slices, or a volume has no slice at all.
         TypeError: if ``padded`` is not boolean.
+
+    TorchScript checks nothing, and where operations are recorded for an export the mask's values are not looked at.
     """
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        _check(slices, padded, position_mm, dim)
+
+
+def _check(slices: Tensor, padded: Tensor | None, position_mm: Tensor | None, dim: int | None) -> None:
     if slices.ndim != 3 or slices.shape[1] < 1 or (dim is not None and slices.shape[2] != dim):
         raise ValueError(f"slices must be B S F with S >= 1 and F = {dim or 'any'}, got {tuple(slices.shape)}.")
     for name, value in (("padded", padded), ("position_mm", position_mm)):
@@ -35,6 +44,8 @@ def check_slices(slices: Tensor, padded: Tensor | None, position_mm: Tensor | No
         return
     if padded.dtype.is_floating_point or padded.dtype.is_complex or padded.dtype.itemsize > 1:
         raise TypeError(f"padded must be boolean with True where there is no slice, got {padded.dtype}.")
+    if is_recording():
+        return
     if bool((padded[:, 0] | (padded[:, :-1] & ~padded[:, 1:]).any(dim=1)).any()):
         raise ValueError(
             "padding must stand at the end of a volume, after at least one slice, got padding before or between "

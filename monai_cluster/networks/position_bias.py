@@ -43,6 +43,14 @@ class _LogDistance(torch.autograd.Function):
         return of_query, of_key, of_odd, of_even, of_near
 
 
+def _log_distance(query: Tensor, key: Tensor, odd: Tensor, even: Tensor, near: Tensor) -> Tensor:
+    """The same with plain operations, for where Python functions cannot follow: TorchScript and exported graphs."""
+    distance = query[:, None, :, None] - key[:, :, None, :]
+    closeness = 1 / (1 + distance.abs())
+    size = -closeness.log()
+    return size * even + torch.copysign(size, distance) * odd + closeness * near
+
+
 class LogDistanceBias(nn.Module):
     """``a·u + b·|u| + c·exp(−|u|)`` of the signed log distance ``u = sign(d)·log(1 + |d|)``, learned for each head.
 
@@ -69,8 +77,10 @@ class LogDistanceBias(nn.Module):
             query_position: ``B S``, in slices or mm.
             key_position: ``B heads m``, in the same unit.
         """
-        odd, even, near = (part[:, None, None] for part in (self.odd, self.even, self.near))
+        odd, even, near = self.odd[:, None, None], self.even[:, None, None], self.near[:, None, None]
         query, key = at_least_fp32(query_position), at_least_fp32(key_position)
         key = key.expand(-1, len(self.odd), -1)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return _log_distance(query, key, odd, even, near)
         bias: Tensor = _LogDistance.apply(query, key, odd, even, near)  # type: ignore[no-untyped-call]
         return bias

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["SliceDecoder", "UpBlock", "check_decoder_channels"]
+__all__ = ["SliceDecoder", "DecoderLevel", "check_decoder_channels"]
 
 GROUPS = 8
 
@@ -28,7 +28,7 @@ def check_decoder_channels(decoder_channels: Sequence[int], levels: int = 5) -> 
     return [int(width) for width in decoder_channels]
 
 
-class UpBlock(nn.Module):
+class DecoderLevel(nn.Module):
     """Twice the size, the skipped map beside it, two convolutions.
 
     Group norm (Wu and He 2018, arXiv:1803.08494) and not batch norm, since batches of a few patches have no useful
@@ -79,7 +79,8 @@ class SliceDecoder(nn.Module):
         widths = check_decoder_channels(decoder_channels, len(skip_channels))
         entering = [deepest_channels, *widths[:-1]]
         self.blocks = nn.ModuleList(
-            UpBlock(deeper, skip, width) for deeper, skip, width in zip(entering, skip_channels, widths, strict=True)
+            DecoderLevel(deeper, skip, width)
+            for deeper, skip, width in zip(entering, skip_channels, widths, strict=True)
         )
         self.head = nn.Conv2d(widths[-1], out_channels, 1)
 

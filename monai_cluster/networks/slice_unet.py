@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .described_parts import describe_part
+from .recording import is_recording
 from .resnet_stages import ResNetStages
 from .slice_context import SliceContext, cell_levels, cells_to_rows, empty_slices_at_the_end
 from .slice_decoder import SliceDecoder
@@ -18,21 +19,20 @@ from .slice_encoder import SliceEncoder, as_channels_last
 
 __all__ = ["ContextSliceUNet", "pad_in_plane"]
 
-STRIDE = 32  # of the deepest map
 STEM_CHANNELS = 64
 
 
-def pad_in_plane(images: Tensor) -> Tensor:
-    """``N C H W`` with zeros at the end of both axes up to multiples of 32, and never one cell wide but several high.
+def pad_in_plane(images: Tensor, stride: int = 32) -> Tensor:
+    """``N C H W`` with zeros at the end of both axes up to multiples of the deepest map's stride.
 
-    Convolutions over such maps are computed wrongly by PyTorch 2.13 in autocast on a CPU.
+    A width of one cell under a height of several becomes two cells: convolutions over maps that are one pixel wide and
+    several high are computed wrongly by PyTorch 2.13 in autocast on a CPU.
     """
     height, width = images.shape[2], images.shape[3]
-    new_height = (height + STRIDE - 1) // STRIDE * STRIDE
-    new_width = (width + STRIDE - 1) // STRIDE * STRIDE
-    if new_width == STRIDE and new_height > STRIDE:
-        new_width = 2 * STRIDE
-    return F.pad(images, [0, new_width - width, 0, new_height - height])
+    more_rows, more_columns = -height % stride, -width % stride
+    if width <= stride and height > stride:
+        more_columns = 2 * stride - width
+    return F.pad(images, [0, more_columns, 0, more_rows])
 
 
 class ContextSliceUNet(nn.Module):
@@ -159,7 +159,5 @@ def _check_aggregator(aggregator: nn.Module, embedding_dim: int) -> None:
 
 
 def _fast_layout(slices: Tensor) -> Tensor:
-    """Channels-last where nobody records the operations: it is a matter of speed only, and strides do not export."""
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():  # type: ignore[attr-defined,no-untyped-call]
-        return slices
-    return as_channels_last(slices)
+    """Channels-last, for speed only; its strides cannot be exported."""
+    return slices if is_recording() else as_channels_last(slices)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monai_cluster.networks import DeformableSliceAttention, FullSliceAttention
-from monai_cluster.networks.deformable_attention import sampling_points
+from monai_cluster.networks.deformable_attention import interpolate_slices, interpolation_matrix, sampling_points
 from monai_cluster.networks.position_bias import LogDistanceBias
 
 
@@ -164,14 +164,14 @@ def test_interpolation_matrix_equals_interpolation_by_loop(count: int) -> None:
     expected = torch.stack([interpolate_by_loop(values[:count], float(p)) for p in position.flatten()]).view_as(
         position
     )
-    torch.testing.assert_close(points.matrix(8) @ values, expected)
-    torch.testing.assert_close(points.interpolate(values[None]), expected)
-    torch.testing.assert_close(points.matrix(8).sum(-1), torch.ones_like(position))
+    torch.testing.assert_close(interpolation_matrix(points, 8) @ values, expected)
+    torch.testing.assert_close(interpolate_slices(points, values[None]), expected)
+    torch.testing.assert_close(interpolation_matrix(points, 8).sum(-1), torch.ones_like(position))
 
 
 def test_the_slope_at_the_last_slice_is_that_of_the_interval_before_it() -> None:
     position = torch.tensor([[[6.0]]], requires_grad=True)
-    sampling_points(position, torch.tensor([7])).interpolate(torch.arange(7.0)[None] * 3).sum().backward()
+    interpolate_slices(sampling_points(position, torch.tensor([7])), torch.arange(7.0)[None] * 3).sum().backward()
     assert position.grad is not None
     assert position.grad.item() == 3
 
