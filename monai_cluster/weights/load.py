@@ -120,7 +120,7 @@ class _Load:
             found = self.tensors.get(key) if self.prefix is not None else None
             if found is not None and inflates_to(found, value):
                 found = inflate_kernel(found.float(), value.shape[-1])
-                self.reshaped[name] = f"inflated to {value.shape[-1]} slices"
+                self.reshaped[name] = f"inflated to depth {value.shape[-1]}"
             if found is not None and name == stem and _differ_in_channels(found, value):
                 how = f"{found.shape[1]} input channels folded to {value.shape[1]}"
                 self.reshaped[name] = ", ".join(filter(None, [self.reshaped.get(name), how]))

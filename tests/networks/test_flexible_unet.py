@@ -52,6 +52,14 @@ def test_weights_that_cannot_be_had_are_refused(tmp_path: Path) -> None:
         unet(pretrained=True)
     with pytest.raises(FileNotFoundError, match="no weights file"):
         unet(pretrained=str(tmp_path / "absent.pt"))
-    torch.save(ClusterResNetEncoder("cluster_resnet18").state_dict(), tmp_path / "flat.pt")
-    with pytest.raises(ValueError, match="covers"):
-        unet(pretrained=str(tmp_path / "flat.pt"), spatial_dims=3)
+    torch.save(ClusterResNetEncoder("cluster_resnet34").state_dict(), tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"covers .* It looks like resnet34"):
+        unet(pretrained=str(tmp_path / "other.pt"))
+
+
+def test_a_3d_unet_starts_from_a_2d_file_with_inflated_kernels(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = SliceEncoder("resnet18", embedding_dim=8).eval()
+    network = unet(pretrained=str(save_encoder(tmp_path, encoder)), spatial_dims=3)
+    flat, deep = encoder.backbone.layer1[0].conv1.weight, network.encoder.layer1[0].conv1.weight
+    torch.testing.assert_close(deep, flat[..., None].expand_as(deep) / 3)
