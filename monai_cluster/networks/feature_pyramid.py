@@ -10,8 +10,9 @@ from monai.networks.blocks.feature_pyramid_network import FeaturePyramidNetwork
 from torch import Tensor, nn
 
 from .resnet_stages import ResNetStages
+from .safe_stages import safe_stages
 from .slice_context import SliceContext, cells_to_rows, local_slice_embeddings, trailing_padding
-from .slice_encoder import SliceEncoder, _refuse_one_pixel_maps, as_channels_last
+from .slice_encoder import SliceEncoder, as_channels_last
 
 __all__ = ["InflatedPyramidExtractor", "SlicePyramidExtractor", "StackedPyramidExtractor"]
 
@@ -81,14 +82,8 @@ class SlicePyramidExtractor(_Pyramid):
         slice_encoder.projection.requires_grad_(False)  # without a gradient DistributedDataParallel would wait for it
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Maps ``B out_channels H/s W/s``, finest first, from ``B C H W``.
-
-        Raises:
-            ValueError: in autocast on a CPU, for images that are narrow and high.
-        """
-        if isinstance(self.slice_encoder.backbone, ResNetStages):
-            _refuse_one_pixel_maps(image)
-        return self.fuse(self.select(self.slice_encoder.pyramid(as_channels_last(image))))
+        """Maps ``B out_channels H/s W/s``, finest first, from ``B C H W``."""
+        return self.fuse(self.select(safe_stages(self.slice_encoder.backbone, as_channels_last(image))))
 
     def pretrained_modules(self) -> list[list[nn.Module]]:
         """Modules with pretrained weights in order of depth."""
@@ -122,7 +117,7 @@ class InflatedPyramidExtractor(_Pyramid):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Maps ``B out_channels H/s W/s S/s``, finest first, from ``B C H W S``."""
-        return self.fuse(self.select(self.encoder(image)))
+        return self.fuse(self.select(safe_stages(self.encoder, image)))
 
     def pretrained_modules(self) -> list[list[nn.Module]]:
         """Modules with pretrained weights in order of depth."""
@@ -171,16 +166,10 @@ class StackedPyramidExtractor(_Pyramid):
             self.slice_context = SliceContext(slice_encoder.embedding_dim, slice_encoder.stage_channels[-1])
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Maps ``B out_channels H/s W/s S/t``, finest first, from ``B C H W S``.
-
-        Raises:
-            ValueError: in autocast on a CPU, for slices that are narrow and high.
-        """
+        """Maps ``B out_channels H/s W/s S/t``, finest first, from ``B C H W S``."""
         batch = len(image)
         slices = as_channels_last(image.permute(0, 4, 1, 2, 3).flatten(0, 1))
-        if isinstance(self.slice_encoder.backbone, ResNetStages):
-            _refuse_one_pixel_maps(slices)
-        maps = self.slice_encoder.pyramid(slices)
+        maps = safe_stages(self.slice_encoder.backbone, slices)
         if self.slice_context is not None and self.slice_aggregator is not None:
             cells = cells_to_rows(local_slice_embeddings(self.slice_encoder, maps), batch)
             padded = trailing_padding(image)

@@ -18,6 +18,7 @@ from monai_cluster.networks import (
     StackedPyramidExtractor,
 )
 from monai_cluster.networks.feature_pyramid import _stack
+from monai_cluster.networks.safe_stages import bfloat16_is_unsafe
 from monai_cluster.networks.slice_context import cells_to_rows, local_slice_embeddings, trailing_padding
 
 from .tiny import tiny_encoder
@@ -181,10 +182,34 @@ def test_what_contradicts_itself_is_refused(build: Any, message: str) -> None:
         build()
 
 
-@pytest.mark.parametrize("volumes", [False, True])
-def test_narrow_high_images_are_refused_in_autocast_on_a_cpu(volumes: bool) -> None:
-    encoder = SliceEncoder("resnet18", 1, 8)
-    extractor: Any = StackedPyramidExtractor(encoder, None, 16) if volumes else SlicePyramidExtractor(encoder, 16)
-    image = torch.rand(1, 1, 64, 32, *([8] * volumes))
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad(), pytest.raises(ValueError, match="one pixel wide"):
-        extractor(image)
+@pytest.mark.parametrize(
+    ("build", "size"),
+    [
+        (lambda: SlicePyramidExtractor(SliceEncoder("resnet18", 1, 8), 16), (128, 32)),
+        (lambda: StackedPyramidExtractor(SliceEncoder("resnet18", 1, 8), None, 16), (128, 32, 8)),
+        (lambda: InflatedPyramidExtractor("resnet18", 1, 16), (32, 64, 32)),
+    ],
+)
+def test_autocast_on_a_cpu_agrees_with_float32_where_maps_are_one_wide(build: Any, size: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    extractor = build().eval()
+    image = torch.rand(1, 1, *size)
+    with torch.no_grad():
+        plain = extractor(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = extractor(image)
+    for mine, expected in zip(cast, plain, strict=True):
+        assert float((mine.float() - expected).norm() / expected.norm()) < 0.02
+
+
+def test_float32_is_kept_to_where_bfloat16_is_wrong() -> None:
+    def unsafe(*size: int) -> bool:
+        return bfloat16_is_unsafe(torch.empty(1, 1, *size, device="cpu"))
+
+    assert not unsafe(64, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert [unsafe(64, 32), unsafe(32, 32), unsafe(32, 64), unsafe(64, 64)] == [True, False, False, False]
+        assert [unsafe(64, 64, 32), unsafe(64, 32, 32), unsafe(64, 32, 64)] == [True, False, False]
+        assert unsafe(16, 16)
+        with torch.no_grad():
+            assert not unsafe(16, 16)
