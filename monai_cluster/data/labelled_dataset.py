@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -144,8 +145,12 @@ class DrawSampler(Sampler[Draw]):
             yield draw, int(order[draw % self.num_rows])
 
 
-def collate_labelled(samples: Sequence[Row]) -> dict[str, Any]:
+def collate_labelled(samples: Sequence[Row], stack: bool = True) -> dict[str, Any]:
     """Images and label maps stacked, class labels as a vector, boxes and all else as lists.
+
+    Args:
+        samples: with the same entries.
+        stack: off leaves images as a list too, for detectors, which pad by themselves.
 
     Raises:
         ValueError: if images differ in size: only patches and resized images make batches.
@@ -153,7 +158,7 @@ def collate_labelled(samples: Sequence[Row]) -> dict[str, Any]:
     batch: dict[str, Any] = {}
     for key in samples[0]:
         values = [sample[key] for sample in samples]
-        if key in (Keys.BOX, Keys.BOX_LABEL) or not isinstance(values[0], (Tensor, int, float)):
+        if key in (Keys.BOX, Keys.BOX_LABEL, *([] if stack else [Keys.IMAGE])) or not isinstance(values[0], (Tensor, int, float)):
             batch[key] = [value.as_tensor() if isinstance(value, MetaTensor) else value for value in values]
             continue
         if not isinstance(values[0], Tensor):
@@ -181,13 +186,20 @@ class FinetuneLoader(DataLoader):
         num_batches: batches in an epoch.
         seed: of the order.
         num_workers: reading processes; the result does not depend on them.
+        stack: off leaves images as a list, see :func:`collate_labelled`.
 
     Raises:
         ValueError: for numbers below 1.
     """
 
     def __init__(
-        self, dataset: AugmentedDataset, batch_size: int, num_batches: int, seed: int = 0, num_workers: int = 0
+        self,
+        dataset: AugmentedDataset,
+        batch_size: int,
+        num_batches: int,
+        seed: int = 0,
+        num_workers: int = 0,
+        stack: bool = True,
     ) -> None:
         if batch_size < 1 or num_batches < 1:
             raise ValueError(f"batch_size and num_batches must be at least 1, got {batch_size} and {num_batches}.")
@@ -198,7 +210,7 @@ class FinetuneLoader(DataLoader):
             sampler=DrawSampler(len(dataset), batch_size * num_batches * world, seed),
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            collate_fn=collate_labelled,
+            collate_fn=partial(collate_labelled, stack=stack),
         )
 
     def set_epoch(self, epoch: int) -> None:
