@@ -13,6 +13,7 @@ from monai_cluster.outputs import SliceFeatures
 
 from .described_parts import describe_part
 from .resnet_stages import ResNetStages
+from .safe_stages import bfloat16_is_unsafe
 from .slice_context import empty_slices_at_the_end
 from .slice_encoder import SliceEncoder
 
@@ -83,7 +84,7 @@ class ClusterClassifier(nn.Module):
             ``B num_classes``.
 
         Raises:
-            ValueError: if ``image`` has another number of axes or channels; in autocast on a CPU also as the encoder.
+            ValueError: if ``image`` has another number of axes or channels.
         """
         if image.dim() not in (4, 5) or image.shape[1] != self.slice_encoder.in_channels:
             raise ValueError(
@@ -110,7 +111,7 @@ class ClusterClassifier(nn.Module):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             features, levels = self.slice_encoder.pooled_levels(x)
             return self.slice_encoder.projection(levels) if self.uses_embedding else features
-        found: SliceFeatures = self.slice_encoder(x)
+        found = _encode(self.slice_encoder, x)
         return found.embedding if self.uses_embedding else found.features
 
     def _normalised(self, x: Tensor) -> Tensor:
@@ -138,3 +139,14 @@ class ClusterClassifier(nn.Module):
         if self.slice_aggregator is not None:
             parts["slice_aggregator"] = describe_part(self.slice_aggregator)
         return parts | self._architecture
+
+
+def _encode(slice_encoder: SliceEncoder, x: Tensor) -> SliceFeatures:
+    """In float32 what the encoder refuses in autocast on a CPU: such images are small, so it costs little."""
+    narrow = x.device.type == "cpu" and min(x.shape[2:]) <= 16
+    if narrow or bfloat16_is_unsafe(x):
+        with torch.autocast("cpu", enabled=False):
+            found: SliceFeatures = slice_encoder(x.float())
+            return found
+    found = slice_encoder(x)
+    return found

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from .flexible_unet import register_flexible_unet_encoders
 from .resnet_stages import stage_channels_of
+from .safe_stages import safe_stages
 from .slice_decoder import GROUPS, check_decoder_channels
 
 __all__ = ["InflatedUNet"]
@@ -79,8 +80,15 @@ class InflatedUNet(nn.Module):
         height, width, num_slices = image.shape[2], image.shape[3], image.shape[4]
         x = F.pad(image, [0, -num_slices % self.stride, 0, 0, 0, 0], mode="replicate")
         x = F.pad(x, [0, 0, 0, -width % self.stride, 0, -height % self.stride])
-        scores: Tensor = self.unet(x)
+        maps = self._maps(x)
+        scores: Tensor = self.unet.segmentation_head(self.unet.decoder(maps, self.unet.skip_connect))
         return scores[:, :, :height, :width, :num_slices]
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            maps: list[Tensor] = self.unet.encoder(x)
+            return maps
+        return safe_stages(self.unet.encoder, x)
 
     @torch.jit.unused
     def pretrained_modules(self) -> list[list[nn.Module]]:

@@ -23,15 +23,14 @@ STEM_CHANNELS = 64
 
 
 def pad_in_plane(images: Tensor, stride: int = 32) -> Tensor:
-    """``N C H W`` with zeros at the end of both axes up to multiples of the deepest map's stride.
+    """``N C H W`` with zeros at the end of both axes up to multiples of the deepest map's stride, and at least two.
 
-    A width of one cell under a height of several becomes two cells: convolutions over maps that are one pixel wide and
-    several high are computed wrongly by PyTorch 2.13 in autocast on a CPU.
+    A deepest map of one pixel leaves batch norm nothing to average over in small batches, and PyTorch 2.13 computes
+    convolutions over maps that are one pixel wide wrongly in autocast on a CPU.
     """
     height, width = images.shape[2], images.shape[3]
-    more_rows, more_columns = -height % stride, -width % stride
-    if width <= stride and height > stride:
-        more_columns = 2 * stride - width
+    more_rows = max(2 * stride - height, -height % stride)
+    more_columns = max(2 * stride - width, -width % stride)
     return F.pad(images, [0, more_columns, 0, more_rows])
 
 
