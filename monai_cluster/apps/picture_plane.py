@@ -15,6 +15,7 @@ __all__ = ["ViewingPlane", "add_letters", "add_scale_bar", "viewing_plane"]
 Array = npt.NDArray[Any]
 # What the reader of PNG, JPEG, TIFF and BMP says for lack of knowledge: no side of such a picture may get a letter.
 PICTURE_AFFINE = np.array([[0.0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+ALIKE = 0.9  # of the longest voxel side: as good as equal
 OBLIQUE = math.sin(math.radians(20))  # from here on an axis is named by two letters
 BAR_LENGTHS = (1, 2, 5, 10, 20, 50, 100, 200)
 
@@ -63,9 +64,9 @@ class ViewingPlane(NamedTuple):
 def viewing_plane(shape: Sequence[int], affine: Any = None) -> ViewingPlane:
     """Choose the plane of the finest voxels and turn it upright by the affine.
 
-    Slices run along the axis of the longest voxels, the last axis among equals. Axial slices are shown with the front
-    on top, others with the head; the patient's right, or in sagittal slices the front, is on the left. Pictures
-    ``H W`` stay as they are, first row on top.
+    Slices run along an axis of length 1, else along the axis of the longest voxels, the last one of those that differ
+    by less than a tenth. Axial slices are shown with the front on top, others with the head; the patient's right, or in
+    sagittal slices the front, is on the left. Pictures ``H W`` stay as they are, first row on top.
 
     Args:
         shape: of the array, ``H W`` or ``H W S``.
@@ -85,8 +86,8 @@ def viewing_plane(shape: Sequence[int], affine: Any = None) -> ViewingPlane:
     if len(shape) == 2:
         axes, slice_axis, flips = (0, 1), None, (False, False)
     else:
-        rounded = np.round(steps, 3)
-        slice_axis = int(np.flatnonzero(rounded == rounded.max())[-1])
+        single = np.asarray(shape) == 1
+        slice_axis = int(np.flatnonzero(single if single.any() else steps >= ALIKE * steps.max())[-1])
         axes = tuple(sorted((axis for axis in range(3) if axis != slice_axis), key=lambda axis: -world[axis]))  # type: ignore[assignment]
         # Down the screen: to the back or the feet. To the right: to the patient's left, or to the back.
         flips = (matrix[world[axes[0]], axes[0]] > 0, matrix[world[axes[1]], axes[1]] > 0)
