@@ -103,7 +103,8 @@ def _evaluate_finetuned(
     from monai_cluster.apps.finetuned_evaluation import evaluate_model
 
     model = load_finetuned(weights)
-    rows = load_datalist(data, split=split, paths=(label,) if model.task == "segmentation" else ())
+    kind = "volume" if model.preprocessing["spatial_dims"] == 3 else "image"
+    rows = load_datalist(data, split=split, paths=(label,) if model.task == "segmentation" else (), kind=kind)
     target = Path(out) if out is not None else model_file(weights).parent.parent / "evaluation"
     if target.is_dir() and any(target.iterdir()):
         raise FileExistsError(f"{target} is not empty: choose another folder with out, or delete it yourself.")

@@ -71,7 +71,7 @@ def fewlabel(
     numbers: Sequence[int] = (4, 8, 16, 0),
     seeds: int = 3,
     steps: int = 200,
-    network: Literal["slice", "inflated", "stacked"] | None = None,
+    network: Literal["slice", "inflated", "stacked", "dynunet"] | None = None,
     baseline: bool = False,
     patients: Literal["drawn", "listed"] = "drawn",
     spatial_dims: int = 3,
@@ -131,8 +131,9 @@ def fewlabel(
             f"schedules are full, frozen and decoder_first, and only segmentation has a baseline; got {sorted(unknown)}."
         )
     paths = (label_key,) if task == "segmentation" else ()
-    pool = load_datalist(data, split=train_split, paths=paths)
-    test = load_datalist(data, split=test_split, paths=paths)
+    kind = "volume" if spatial_dims == 3 else "image"
+    pool = load_datalist(data, split=train_split, paths=paths, kind=kind)
+    test = load_datalist(data, split=test_split, paths=paths, kind=kind)
     _refuse_shared_patients(pool, test)
     root = Path(out)
     settings = {

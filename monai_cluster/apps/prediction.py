@@ -83,7 +83,8 @@ def predict(
     if root.exists() and any(root.iterdir()):
         raise FileExistsError(f"{root} is not empty: choose another folder, or delete it yourself.")
     model = load_finetuned(weights)
-    datalist = load_datalist(data, split=split)
+    kind = "volume" if model.preprocessing["spatial_dims"] == 3 else "image"
+    datalist = load_datalist(data, split=split, kind=kind)
     names = dict(enumerate(datalist.names))
     targets = _targets([names[row[Keys.SAMPLE_INDEX]] for row in datalist.rows])
     root.mkdir(parents=True, exist_ok=True)

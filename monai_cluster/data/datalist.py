@@ -69,6 +69,7 @@ def load_datalist(
     split: str = "training",
     require: Sequence[str] = (),
     paths: Sequence[str] = (),
+    kind: str | None = None,
 ) -> Datalist:
     """Read one list, folder, or several of them.
 
@@ -88,6 +89,7 @@ def load_datalist(
         require: columns that every row must have (for example ``("label",)``).
         paths: further columns that hold paths, relative ones from the same folder as images (for example the label maps
             of a segmentation); where a row has one, the file must exist.
+        kind: take only the ``"image"`` or only the ``"volume"`` rows; the log counts the others.
 
     Raises:
         FileNotFoundError: when the list or any sample is missing; names the first few and counts them.
@@ -116,6 +118,8 @@ def load_datalist(
     _check_columns(rows, require)
     for row, name in rows:
         row[ClusterKeys.KIND] = _kind(row, name)
+    if kind is not None:
+        rows = _only(rows, kind)
     ordered = [item for kind in ("volume", "image") for item in rows if item[0][ClusterKeys.KIND] == kind]
     for index, (row, _) in enumerate(ordered):
         row[ClusterKeys.SAMPLE_INDEX] = index
@@ -125,6 +129,15 @@ def load_datalist(
         log.warning("ignored %d files that are no images, for example %s", len(ignored), ", ".join(ignored[:SHOWN]))
     log.info("found %d volumes and %d images", len(volumes), len(images))
     return Datalist(images, volumes, [name for _, name in ordered], ignored)
+
+
+def _only(rows: list[tuple[Row, str]], kind: str) -> list[tuple[Row, str]]:
+    kept = [(row, name) for row, name in rows if row[ClusterKeys.KIND] == kind]
+    if not kept:
+        raise ValueError(f"{kind}s are wanted, but all {len(rows)} rows are of another kind; choose other data")
+    if len(kept) < len(rows):
+        log.info("took the %d %ss of %d rows", len(kept), kind, len(rows))
+    return kept
 
 
 def _read_list(path: Path, split: str) -> list[Row]:
