@@ -1,5 +1,5 @@
 # Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
-"""The whole job on phantoms: make them, pretrain, embed, probe, draw."""
+"""The whole job on phantoms: make them, pretrain, embed, probe, fine-tune, draw."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import time
 from typing import Any, Literal
 
+from monai_cluster.apps.demonstration_labels import demonstrate_finetuning
 from monai_cluster.apps.evaluation import evaluate
 from monai_cluster.apps.output_folder import OutputFolder
 from monai_cluster.apps.pretraining import pretrain
@@ -25,8 +26,9 @@ def demo(
     method: Literal["swav", "deepcluster"] = "swav",
     num_volumes_per_class: int = 20,
     num_images_per_class: int = 80,
+    labels: bool = True,
 ) -> dict[str, Any]:
-    """Pretrain on procedurally generated phantoms without labels, then probe the embeddings with the labels.
+    """Pretrain on procedurally generated phantoms without labels, probe the embeddings, then fine-tune with labels.
 
     Args:
         out: folder of the run; refused if it already holds one. The phantoms go to its subfolder ``data``.
@@ -35,9 +37,11 @@ def demo(
         method: clustering of the image and the volume loss.
         num_volumes_per_class: phantoms of each class, 35 % to learn from and the rest to test with.
         num_images_per_class: the same for 2D images.
+        labels: go on to a segmentation and a detection on labelled phantoms.
 
     Returns:
-        Probe results of the pretrained and the untrained encoder for images and volumes, as written to ``probe.json``.
+        Probe results of the pretrained and the untrained encoder for images and volumes, as written to ``probe.json``,
+        and the scores of the segmentation and the detection.
 
     Raises:
         FileExistsError: if ``out`` holds a run.
@@ -58,8 +62,10 @@ def demo(
     }
     (folder.root / "probe.json").write_text(json.dumps(results, indent=2) + "\n")
     logger.info("\n%s", probe_table(results))
+    if labels:
+        results |= demonstrate_finetuning(folder.root, str(folder.root), seed)
     logger.info(
-        "finished in %.0f s; encoder, curves, pictures and probes are in %s", time.monotonic() - started, folder.root
+        "finished in %.0f s; encoder, models, curves, pictures and scores are in %s", time.monotonic() - started, folder.root
     )
     return results
 

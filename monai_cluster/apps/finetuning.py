@@ -40,7 +40,7 @@ def finetune(
     data: str,
     pretrained: str | None = None,
     schedule: Literal["decoder_first", "full", "frozen"] = "decoder_first",
-    network: Literal["slice", "inflated", "stacked"] | None = None,
+    network: Literal["slice", "inflated", "stacked", "dynunet"] | None = None,
     preset: Literal["auto", "cpu", "gpu"] = "auto",
     spatial_dims: int = 3,
     train_split: str = "training",
@@ -63,7 +63,8 @@ def finetune(
         pretrained: a pretraining run's folder, its exported encoder, or other ResNet weights; none trains from scratch.
         schedule: train the new parts first and then all, all from the start, or only the new parts.
         network: ``slice`` (2D slice encoder, in 3D with context between slices), ``inflated`` (its kernels as a 3D
-            network) or, for detection, ``stacked`` (slice pyramids as a 3D network); the task's default otherwise.
+            network), ``stacked`` (detection: slice pyramids as a 3D network) or ``dynunet`` (segmentation: MONAI's
+            DynUNet, without pretraining); the task's default otherwise.
         preset: ``cpu``, ``gpu``, or ``auto``, which is ``gpu`` where CUDA is available and ``cpu`` elsewhere.
         spatial_dims: 2 for images, 3 for volumes.
         train_split: which list of the datalist to learn from.
