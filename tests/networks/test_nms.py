@@ -98,3 +98,9 @@ def test_selector_keeps_the_best_of_each_level_and_cuts_boxes_at_the_image() -> 
     assert boxes.tolist() == [[0, 0, 5, 5], [10, 10, 20, 20]]
     torch.testing.assert_close(scores, torch.tensor([3.0, 2.0]).sigmoid())
     assert labels.tolist() == [0, 0]
+
+
+def test_equal_scores_of_different_classes_keep_their_order() -> None:
+    boxes, _ = crowded_boxes(100, 2)
+    labels, scores = torch.arange(100) % 4, torch.ones(100)
+    assert batched_nms(boxes, scores, labels, 0.3).tolist() == monai_batched_nms(boxes, scores, labels, 0.3).tolist()
