@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,10 +76,7 @@ def score_with_intervals(
         return known[key].get(name, math.nan)
 
     names = list(score_parts(task, parts, class_names))
-    return {
-        name: bootstrap_interval(lambda rows, name=name: score(rows, name), patients, num_draws=num_draws)
-        for name in names
-    }
+    return {name: bootstrap_interval(partial(score, name=name), patients, num_draws=num_draws) for name in names}
 
 
 def compare_cases(
