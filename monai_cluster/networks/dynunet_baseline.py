@@ -25,7 +25,7 @@ class DynUNetBaseline(nn.Module):
         slice_levels: how many of these levels also halve the number of slices, the deepest ones; thick slices want few.
 
     Raises:
-        ValueError: for fewer than two levels, or more slice levels than there are.
+        ValueError: for fewer than three levels (MONAI's least), or more slice levels than there are.
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class DynUNetBaseline(nn.Module):
         slice_levels: int = 2,
     ) -> None:
         super().__init__()
-        if len(filters) < 2 or not 0 <= slice_levels < len(filters):
+        if len(filters) < 3 or not 0 <= slice_levels < len(filters):
             raise ValueError(
-                f"DynUNetBaseline needs at least two levels and slice_levels below their number, got {list(filters)} "
+                f"DynUNetBaseline needs at least three levels and slice_levels below their number, got {list(filters)} "
                 f"and {slice_levels}."
             )
         self._architecture = {
