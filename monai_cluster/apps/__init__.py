@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .output_folder import find_checkpoint as find_checkpoint
     from .output_folder import prepare_output as prepare_output
     from .prediction import predict as predict
+    from .prediction_steps import PredictionToSourced as PredictionToSourced
+    from .prediction_steps import PredictionWriter as PredictionWriter
+    from .prediction_steps import model_description as model_description
     from .pretraining import pretrain as pretrain
 
 __getattr__, __dir__, __all__ = attach(
@@ -43,6 +46,7 @@ __getattr__, __dir__, __all__ = attach(
         "finishing": ["finish_pretraining"],
         "output_folder": ["OutputFolder", "find_checkpoint", "prepare_output"],
         "prediction": ["predict"],
+        "prediction_steps": ["PredictionToSourced", "PredictionWriter", "model_description"],
         "pretraining": ["pretrain"],
     },
 )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,14 @@ class FinetunedModel:
 
 
 def model_file(path: str | Path) -> Path:
-    """``exported/model.safetensors`` of a run's folder, or the file itself."""
+    """``exported/model.safetensors`` of a run's folder, ``model.pt`` of a bundle's ``models``, or the file itself."""
     path = Path(path)
     if path.is_dir():
         run = OutputFolder(path).model
-        return run if run.parent.is_dir() else path / run.name
+        in_bundle = path / "model.pt"
+        if run.parent.is_dir():
+            return run
+        return in_bundle if in_bundle.is_file() else path / run.name
     return path
 
 
@@ -89,7 +93,7 @@ def save_finetuned(
     """Write ``model.safetensors`` and ``model.json`` beside it, each as a whole or not at all.
 
     Args:
-        path: the safetensors file.
+        path: the safetensors file; one that ends in ``.pt`` becomes a PyTorch state dict, as MONAI's bundles hold it.
         network: has ``architecture()``.
         task: segmentation, detection or classification.
         class_names: by number.
@@ -98,7 +102,7 @@ def save_finetuned(
         recipe: how it was trained.
 
     Returns:
-        the safetensors file's path.
+        the file's path.
 
     Raises:
         ValueError: if weights are not finite, or the description holds a path or what JSON cannot hold.
@@ -118,7 +122,12 @@ def save_finetuned(
         raise ValueError(f"{broken[0]} and {len(broken) - 1} more hold NaN or infinite weights: training broke down.")
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _replace(target, lambda unfinished: save_file(tensors, unfinished, metadata={"format": "pt"}))
+    write = (
+        partial(torch.save, tensors)
+        if target.suffix == ".pt"
+        else partial(save_file, tensors, metadata={"format": "pt"})
+    )
+    _replace(target, write)
     side = {
         "format": FORMAT,
         **described,
@@ -134,7 +143,8 @@ def load_finetuned(path: str | Path) -> FinetunedModel:
     """Rebuild a fine-tuned model, after checking that it is whole.
 
     Args:
-        path: a run's folder, its ``exported`` folder, or ``model.safetensors``.
+        path: a run's folder, its ``exported`` folder, or ``model.safetensors``; a bundle's ``models`` folder with
+            ``model.pt`` and ``model.json``.
 
     Raises:
         FileNotFoundError: if the weights or the JSON file are missing.
@@ -157,7 +167,7 @@ def load_finetuned(path: str | Path) -> FinetunedModel:
             "cut off or replaced; copy both again."
         )
     network = build_network(description["network"])
-    network.load_state_dict(load_file(file))
+    network.load_state_dict(torch.load(file, weights_only=True) if file.suffix == ".pt" else load_file(file))
     return FinetunedModel(
         network.eval(),
         description["task"],

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .finetune_trainer import FinetuneTrainer as FinetuneTrainer
     from .finetune_trainer import prepare_detection_batch as prepare_detection_batch
     from .finetune_trainer import prepare_labelled_batch as prepare_labelled_batch
+    from .prediction_inferer import PredictorInferer as PredictorInferer
     from .predictors import ClassificationPredictor as ClassificationPredictor
     from .predictors import DetectionPredictor as DetectionPredictor
     from .predictors import SegmentationPredictor as SegmentationPredictor
@@ -25,6 +26,7 @@ __getattr__, __dir__, __all__ = attach(
         "finetune_evaluator": ["FinetuneEvaluator"],
         "finetune_trainer": ["FinetuneTrainer", "prepare_detection_batch", "prepare_labelled_batch"],
         "predictors": ["ClassificationPredictor", "DetectionPredictor", "SegmentationPredictor"],
+        "prediction_inferer": ["PredictorInferer"],
         "prepare_batch": ["prepare_joint_batch"],
     },
 )

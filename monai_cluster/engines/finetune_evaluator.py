@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from monai.engines import Evaluator
 from monai.engines.utils import IterationEvents, default_metric_cmp_fn
+from monai.inferers import Inferer
+from monai.transforms import Transform
 from monai.utils import ForwardMode
 from torch import Tensor, nn
 
@@ -27,7 +29,9 @@ class FinetuneEvaluator(Evaluator):
         device: where to predict.
         val_data_loader: gives lists with one sample (``collate_fn=list_data_collate`` is not used), or samples.
         network: in evaluation mode during the run.
-        inferer: ``(image C …, network) -> prediction``, see ``monai_cluster.engines.predictors``.
+        inferer: ``(image C …, network) -> prediction``, see ``monai_cluster.engines.predictors``; or a MONAI inferer,
+            which is given a batch of one.
+        postprocessing: transform of each sample with its ``pred``, before metrics and handlers see it.
         key_val_metric: ignite metric that selects the best weights.
         additional_metrics: more ignite metrics.
         metric_cmp_fn: ``(current, best) -> bool``.
@@ -42,7 +46,8 @@ class FinetuneEvaluator(Evaluator):
         device: str | torch.device,
         val_data_loader: Iterable[Any],
         network: nn.Module,
-        inferer: Callable[[Tensor, nn.Module], Any],
+        inferer: Callable[[Tensor, nn.Module], Any] | Inferer,
+        postprocessing: Transform | None = None,
         key_val_metric: dict[str, Any] | None = None,
         additional_metrics: dict[str, Any] | None = None,
         metric_cmp_fn: Callable[[Any, Any], bool] | None = None,
@@ -56,6 +61,7 @@ class FinetuneEvaluator(Evaluator):
         super().__init__(
             device=device,
             val_data_loader=val_data_loader,
+            postprocessing=postprocessing,
             epoch_length=epoch_length,
             key_val_metric=key_val_metric,
             additional_metrics=additional_metrics,
@@ -75,7 +81,11 @@ class FinetuneEvaluator(Evaluator):
             torch.inference_mode(),
             torch.autocast(self.state.device.type, dtype=self.amp_dtype, enabled=self.amp),
         ):
-            prediction = self.inferer(image.to(self.state.device), self.network)
+            image = image.to(self.state.device)
+            if isinstance(self.inferer, Inferer):
+                prediction = self.inferer(image[None], self.network)[0]
+            else:
+                prediction = self.inferer(image, self.network)
         self.state.output = [{**sample, Keys.PRED: prediction}]
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
         self.fire_event(IterationEvents.MODEL_COMPLETED)

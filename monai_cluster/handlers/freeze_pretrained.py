@@ -29,9 +29,7 @@ class FreezePretrained:
     def __init__(self, network: nn.Module, num_epochs: int | None = None) -> None:
         if num_epochs is not None and num_epochs < 0:
             raise ValueError(f"num_epochs must be 0 or more, or None for the whole run, got {num_epochs}.")
-        levels: Sequence[Sequence[nn.Module]] = network.pretrained_modules()  # type: ignore[operator]
-        self.modules = [module for modules in levels for module in modules]
-        self.num_epochs = num_epochs
+        self.network, self.num_epochs = network, num_epochs
         self.frozen = False
 
     def attach(self, engine: Engine) -> None:
@@ -40,9 +38,12 @@ class FreezePretrained:
 
     def __call__(self, engine: Any) -> None:
         frozen = self.num_epochs is None or engine.state.epoch <= self.num_epochs
-        for module in self.modules:
+        # Asked for anew: converting batch norm for several GPUs replaces modules.
+        levels: Sequence[Sequence[nn.Module]] = self.network.pretrained_modules()  # type: ignore[operator]
+        modules = [module for level in levels for module in level]
+        for module in modules:
             module.requires_grad_(not frozen)
-        engine.frozen = self.modules if frozen else []
+        engine.frozen = modules if frozen else []
         if self.frozen and not frozen:
             logging.getLogger(__name__).info("epoch %d: the pretrained layers learn from here on", engine.state.epoch)
         self.frozen = frozen
