@@ -116,7 +116,8 @@ def save_finetuned(
         "recipe": dict(recipe),
     }
     _check_metadata(described, "description")
-    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    # Copies: MONAI's DynUNet lists its blocks under two names each, and safetensors refuses shared memory.
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}
     broken = [name for name, value in tensors.items() if not value.isfinite().all()]
     if broken:
         raise ValueError(f"{broken[0]} and {len(broken) - 1} more hold NaN or infinite weights: training broke down.")
