@@ -13,13 +13,15 @@ __all__ = ["LESION_RADIUS_MM", "instance_boxes", "place_lesions"]
 LESION_RADIUS_MM = (10.0, 18.0)
 LEAST_RADIUS = (1.6, 1.6, 1.0)  # voxels: smaller ones would be noise in a coarse phantom
 GAP = 2.0  # voxels between two lesions
+RIM = (1.5, 1.5, 0.0)  # voxels of organ round a lesion: scanners blur in the plane, and an edge would hide the lesion
 ATTEMPTS = 60  # for each lesion, before a crowded or small organ is left with fewer
 
 
 def place_lesions(
     organ: npt.NDArray[np.bool_], spacing: Sequence[float], number: int, rng: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
-    """Put lesions into an organ: each wholly inside it, wholly inside the picture, and apart from the others.
+    """Put lesions into an organ: each wholly inside it, off its edge in the plane, inside the picture, and apart
+    from the others.
 
     Args:
         organ: ``W H S``; S is 1 for an image.
@@ -40,10 +42,10 @@ def place_lesions(
         radii = rng.uniform(*LESION_RADIUS_MM) * rng.uniform(0.8, 1.25, 3) / np.array(spacing)
         radii = np.maximum(radii, LEAST_RADIUS)
         fits = (centre - radii > -0.5) & (centre + radii < shape - 0.5) | ~thick
-        lesion = _ellipsoid(organ.shape, centre, radii)
-        if fits.all() and organ[lesion].all() and not instances[_ellipsoid(organ.shape, centre, radii + GAP)].any():
+        rim, near = (_ellipsoid(organ.shape, centre, radii + more) for more in (np.array(RIM), GAP))
+        if fits.all() and organ[rim].all() and not instances[near].any():
             found += 1
-            instances[lesion] = found
+            instances[_ellipsoid(organ.shape, centre, radii)] = found
             if found == number:
                 break
     return instances

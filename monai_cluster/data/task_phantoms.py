@@ -24,7 +24,9 @@ LESIONS = ("bright lesion", "dark lesion")  # box labels 0, 1
 # The last two store slices on the first and on the middle axis, so that nothing may rely on the last.
 ORIENTATIONS = ("RAS", "LPS", "LAI", "PLS", "SPL", "RSA")
 STREAM = 100  # keeps these subjects apart from those of write_phantoms with the same seed
-CT_RANGE = (-160.0, 240.0)  # HU of the soft-tissue window: a lesion stays visible in it
+# What a bright and a dark lesion add and take, and the values they may end at: CT in HU, inside the soft-tissue window.
+CONTRAST = {"CT": ((90, 140), (110, 160)), "MR": ((0.4, 0.6), (0.28, 0.4))}
+LESION_RANGE = {"CT": (-160.0, 240.0), "MR": (0.0, np.inf)}
 
 
 class TaskPhantom(NamedTuple):
@@ -166,13 +168,14 @@ def _scan_with_lesions(
     pixels = values[tissues]
     liver = float(values[TISSUES.index("liver")])
     labels = []
+    lowest, highest = LESION_RANGE[modality]
     for number in range(1, int(lesions.max()) + 1):
-        contrast = float(rng.uniform(90, 140) if modality == "CT" else rng.uniform(0.28, 0.4))
+        bright, dark = (float(rng.uniform(*bounds)) for bounds in CONTRAST[modality])
         # A dark liver shows only bright lesions, a strongly enhanced one only dark ones.
-        low, high = CT_RANGE if modality == "CT" else (0.0, np.inf)
-        possible = [label for label, value in enumerate((liver + contrast, liver - contrast)) if low <= value <= high]
+        changes = (bright, -dark)
+        possible = [label for label, change in enumerate(changes) if lowest <= liver + change <= highest]
         labels.append(possible[int(rng.integers(len(possible)))])
-        pixels[lesions == number] += np.float32((contrast, -contrast)[labels[-1]])
+        pixels[lesions == number] += np.float32(changes[labels[-1]])
     return scan(pixels, modality, rng), labels
 
 
