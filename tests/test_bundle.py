@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigWorkflow, ckpt_export, verify_net_in_out
 from monai.utils import set_determinism
 from safetensors.torch import load_file
 
@@ -25,13 +23,13 @@ from monai_cluster.apps.bundle_files import bundle_root
 from monai_cluster.apps.embeddings import load_embeddings
 from monai_cluster.data import write_phantoms
 from monai_cluster.networks import SliceEmbedder
-from monai_cluster.version import __version__
 from monai_cluster.weights import load_pretrained
 
-ROOT = Path(__file__).resolve().parents[1]
+from . import bundle_checks as checks
+from .bundle_checks import cause_of, epochs_of, finished
+
 BUNDLE = bundle_root("joint_pretraining")
-CONFIGS = BUNDLE / "configs"
-META = str(CONFIGS / "metadata.json")
+META = checks.meta_file(BUNDLE)
 OVERRIDES = ("cpu", "gpu", "paper", "deepcluster", "stages", "multi_gpu_train")
 TINY: dict[str, Any] = {
     "model": "resnet18", "embedding_dim": 16, "aggregator_layers": 1, "aggregator_heads": 2, "head_dim": 8,
@@ -45,13 +43,8 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 
 
-def read(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((CONFIGS / f"{name}.json").read_text())
-    return content
-
-
 def files(*names: str) -> list[str]:
-    return [str(CONFIGS / f"{name}.json") for name in names]
+    return checks.files(BUNDLE, *names)
 
 
 @pytest.fixture(autouse=True)
@@ -81,24 +74,6 @@ def workflow(out: Path, phantoms: Path, *configs: str, **changes: Any) -> Config
     )  # fmt: skip
 
 
-def finished(made: ConfigWorkflow) -> ConfigWorkflow:
-    made.initialize()
-    made.run()
-    made.finalize()
-    return made
-
-
-def cause_of(failure: pytest.ExceptionInfo[BaseException]) -> BaseException:
-    error = failure.value
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def epochs_of(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
 def losses_of(epoch: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in epoch.items() if name.endswith("_loss")}
 
@@ -107,123 +82,46 @@ def losses_of(epoch: dict[str, Any]) -> dict[str, float]:
 
 
 def test_no_configuration_has_a_key_twice() -> None:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        assert len(keys) == len(set(keys)), [key for key in keys if keys.count(key) > 1]
-        return dict(pairs)
-
-    for file in CONFIGS.glob("*.json"):
-        json.loads(file.read_text(), object_pairs_hook=once)
+    checks.check_that_no_key_is_given_twice(BUNDLE)
 
 
-def targets_of(content: Any) -> Iterator[str]:
-    if isinstance(content, dict):
-        yield from ([content["_target_"]] if "_target_" in content else [])
-        content = list(content.values())
-    if isinstance(content, list):
-        for item in content:
-            yield from targets_of(item)
-
-
-def expressions_of(content: Any) -> Iterator[str]:
-    if isinstance(content, dict):
-        content = list(content.values())
-    if isinstance(content, list):
-        for item in content:
-            yield from expressions_of(item)
-    elif isinstance(content, str) and content.startswith("$"):
-        yield content
-
-
-@pytest.mark.parametrize("name", ["train", *OVERRIDES, "embed", "evaluate"])
+@pytest.mark.parametrize("name", checks.config_names(BUNDLE))
 def test_targets_are_full_names_in_four_packages_and_exist(name: str) -> None:
-    from pydoc import locate
-
-    for target in targets_of(read(name)):
-        assert target.split(".")[0] in ("monai", "torch", "ignite", "monai_cluster"), target
-        assert callable(locate(target)), f"{target} does not exist"
+    checks.check_targets(checks.read(BUNDLE, name))
 
 
 def test_expressions_import_nothing_but_the_four_packages_and_the_standard_library() -> None:
-    for file in CONFIGS.glob("*.json"):
-        for text in expressions_of(json.loads(file.read_text())):
-            imported = re.findall(r"^\$import (\w+)|__import__\('([\w.]+)'\)", text)
-            names = {(plain or dynamic).split(".")[0] for plain, dynamic in imported}
-            assert names <= {"monai", "torch", "ignite", "monai_cluster", "os", "sys"}, f"{file.name}: {text}"
+    checks.check_imports(BUNDLE)
 
 
 @pytest.mark.parametrize("names", [(), *[(name,) for name in OVERRIDES], OVERRIDES], ids="+".join)
 def test_override_files_override_and_add_nothing_that_nobody_reads(names: tuple[str, ...], monkeypatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")
-    parser = ConfigParser()
-    parser.read_config(files("train", *names))
-    parser.read_meta(META)
-    parser.parse()
-    text = json.dumps(parser.get())
-    known = set(read("train"))
-    for key in {key.lstrip("+").split("#")[0] for name in names for key in read(name)} - known:
-        assert f"@{key}" in text, f"{key} is set and never used"
-    for reference in set(re.findall(r"@([A-Za-z_]\w*)", text)):
-        assert reference in parser.get(), f"@{reference} is not defined"
+    checks.check_overrides(BUNDLE, "train", names)
 
 
 def test_several_processes_prepare_everything_that_one_process_prepares() -> None:
-    one, many = read("train"), read("multi_gpu_train")
-    for step in ("initialize", "finalize"):
-        assert [line for line in one[step] if line not in many[step]] == []
-    assert many["initialize"].index("$monai_cluster.apps.prepare_output(@output_dir, @resume)") > next(
-        place for place, line in enumerate(many["initialize"]) if "init_process_group" in line
-    ), "rank 1 must not make folders before it knows its rank"
+    checks.check_that_several_processes_prepare_what_one_does(BUNDLE)
 
 
 # MONAI's checks
 
 
-REQUIRED = {
-    "schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task",
-    "description", "authors", "copyright", "network_data_format",
-}  # fmt: skip
-
-
 def test_metadata_has_what_the_schema_requires_and_the_packages_version() -> None:
-    meta = read("metadata")
-    assert set(meta) >= REQUIRED
-    assert meta["version"] in meta["changelog"]
-    assert meta["required_packages_version"]["monai-cluster"] == __version__
-    assert set(meta["network_data_format"]["inputs"]) == {"image"}
-    for side in ("inputs", "outputs"):
-        for tensor in meta["network_data_format"][side].values():
-            assert set(tensor) >= {"type", "format", "num_channels", "spatial_shape", "dtype", "value_range"}
-    assert "Apache License" in (BUNDLE / "LICENSE").read_text()
+    checks.check_metadata(BUNDLE)
 
 
 def test_metadata_pins_the_versions_of_the_constraints() -> None:
-    meta = read("metadata")
-    pins = dict(re.findall(r"^([\w.-]+)==([\w.+]+)", (ROOT / "constraints.txt").read_text(), re.M))
-    pins = {name.lower(): version for name, version in pins.items()}
-    said = {"monai": meta["monai_version"], "torch": meta["pytorch_version"], "numpy": meta["numpy_version"]}
-    said |= {name.lower(): version for name, version in meta["required_packages_version"].items()}
-    assert {name: pins.get(name) for name in said if name != "monai-cluster"} == {
-        name: version for name, version in said.items() if name != "monai-cluster"
-    }
+    checks.check_pins(BUNDLE)
 
 
 def test_metadata_passes_monais_schema(tmp_path: Path) -> None:
-    schema = ROOT.parent / "shared" / "schema" / "meta_schema_20240725.json"
-    if not schema.is_file():
-        pytest.skip(f"MONAI's metadata schema is not beside the checkout: {schema}")
-    copied = tmp_path / schema.name
-    shutil.copy(schema, copied)
-    verify_metadata(meta_file=META, filepath=str(copied))
-    broken = tmp_path / "metadata.json"
-    broken.write_text(json.dumps({key: value for key, value in read("metadata").items() if key != "task"}))
-    with pytest.raises(ValueError, match="task"):
-        verify_metadata(meta_file=str(broken), filepath=str(copied))
+    checks.check_schema(BUNDLE, tmp_path)
 
 
 def test_network_of_embed_takes_and_gives_what_the_metadata_says(tmp_path: Path) -> None:
     verify_net_in_out(net_id="network_def", meta_file=META, config_file=files("embed"), device="cpu")
-    wrong = read("metadata")
+    wrong = checks.read(BUNDLE, "metadata")
     wrong["network_data_format"]["outputs"]["pred"]["num_channels"] = 641
     (tmp_path / "metadata.json").write_text(json.dumps(wrong))
     with pytest.raises(ValueError, match="641"):

@@ -224,11 +224,23 @@ class SampleLoader(DataLoader):
     Args:
         dataset: preprocessed samples.
         num_workers: reading processes.
+
+    Raises:
+        ValueError: if there are fewer samples than ranks.
     """
 
-    def __init__(self, dataset: LabelledDataset, num_workers: int = 0) -> None:
+    def __init__(self, dataset: Dataset[Row], num_workers: int = 0) -> None:
         ready = dist.is_available() and dist.is_initialized()
         rank, world = (dist.get_rank(), dist.get_world_size()) if ready else (0, 1)
+        if len(dataset) < world:  # type: ignore[arg-type]
+            raise ValueError(
+                f"every rank needs a sample, got {len(dataset)} samples for {world} ranks: "  # type: ignore[arg-type]
+                "start fewer processes, or name a larger split."
+            )
         super().__init__(
-            dataset, batch_size=1, sampler=range(rank, len(dataset), world), num_workers=num_workers, collate_fn=list
+            dataset,
+            batch_size=1,
+            sampler=range(rank, len(dataset), world),  # type: ignore[arg-type]
+            num_workers=num_workers,
+            collate_fn=list,
         )

@@ -188,7 +188,7 @@ def labelled_preprocessing(
         task: what the label is: a map of class ids, boxes, or a class (left as it is).
         spatial_dims: 2 for images, 3 for volumes.
         num_classes: of a segmentation, background included; larger ids are refused.
-        label_key: the label's column.
+        label_key: the label map's column; the loaded map is called ``label`` whatever its column.
         with_labels: off for prediction, where there are none.
         spacing: resample volumes to these mm along H, W, S; -1 keeps an axis. None keeps the file's.
         image_size: resize H and W so that the longer side has so many pixels, and pad to a square.
@@ -211,10 +211,12 @@ def labelled_preprocessing(
     if spatial_dims == 2 and (spacing is not None or num_slices is not None):
         raise ValueError("spacing and num_slices belong to volumes: use image_size for images.")
     kind = "volume" if spatial_dims == 3 else "image"
-    image, label = Keys.IMAGE, label_key
+    image, label = Keys.IMAGE, Keys.LABEL
     mapped = task == "segmentation" and with_labels
     both = [image, label] if mapped else [image]
     steps: list[Transform] = [LoadSampled(image, kind), NoteSourced(image)]
+    if mapped and label_key != label:
+        steps.append(TakeLabeld(label_key))
     if mapped:
         steps.append(LoadLabeld(label, kind, num_classes))
     if channel is not None:
@@ -240,6 +242,21 @@ def labelled_preprocessing(
     if mapped:
         steps.append(AsClassIdsd(label))
     return Compose(steps)
+
+
+class TakeLabeld(MapTransform):
+    """Take a column as the sample's ``label``, in place of what the row may call so.
+
+    Args:
+        keys: the column.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Move it."""
+        output = dict(data)
+        for key in self.key_iterator(output):
+            output[Keys.LABEL] = output.pop(key)
+        return output
 
 
 class AsClassIdsd(MapTransform):
