@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .flexible_unet import register_flexible_unet_encoders
 from .resnet_stages import stage_channels_of
 from .safe_stages import safe_stages
-from .slice_decoder import GROUPS, check_decoder_channels
+from .slice_decoder import check_decoder_channels
 
 __all__ = ["InflatedUNet"]
 
@@ -32,7 +32,7 @@ class InflatedUNet(nn.Module):
         model: ``resnet18``, ``resnet34``, ``resnet50`` or ``resnet101``.
         in_channels: channels of the volumes.
         out_channels: K, classes with the background.
-        decoder_channels: at 1/16, 1/8, 1/4, 1/2 and 1/1 of the size; multiples of 8.
+        decoder_channels: at 1/16, 1/8, 1/4, 1/2 and 1/1 of the size.
 
     Raises:
         ValueError: for an unknown model, other decoder channels or fewer than one class.
@@ -64,8 +64,8 @@ class InflatedUNet(nn.Module):
             backbone=f"cluster_{model}",
             decoder_channels=tuple(widths),
             spatial_dims=3,
-            # Batches of one or two volumes have no useful statistics.
-            norm=("group", {"num_groups": GROUPS}),
+            # Batches of one or two volumes have no useful statistics; MONAI takes one number of groups for all levels.
+            norm=("group", {"num_groups": 1}),
             is_pad=False,
         )
 

@@ -11,44 +11,49 @@ from torch.nn import functional as F
 
 __all__ = ["SliceDecoder", "DecoderLevel", "check_decoder_channels"]
 
-GROUPS = 8
+CHANNELS_PER_GROUP = 16
 
 
 def check_decoder_channels(decoder_channels: Sequence[int], levels: int = 5) -> list[int]:
     """The channels as a list.
 
     Raises:
-        ValueError: if there are not as many as levels, or one is no multiple of 8.
+        ValueError: if there are not as many as levels, or one is below 1.
     """
-    if len(decoder_channels) != levels or any(width < 1 or width % GROUPS for width in decoder_channels):
+    if len(decoder_channels) != levels or min(decoder_channels) < 1:
         raise ValueError(
-            f"decoder_channels must be {levels} multiples of {GROUPS} (group norm has {GROUPS} groups), deepest first, "
-            f"got {list(decoder_channels)}."
+            f"decoder_channels must be {levels} numbers of 1 or more, deepest first, got {list(decoder_channels)}."
         )
     return [int(width) for width in decoder_channels]
+
+
+def groups_of(channels: int) -> int:
+    """Groups of 16 channels for group norm; one where that does not come out even."""
+    return 1 if channels % CHANNELS_PER_GROUP else channels // CHANNELS_PER_GROUP
 
 
 class DecoderLevel(nn.Module):
     """Twice the size, the skipped map beside it, two convolutions.
 
     Group norm (Wu and He 2018, arXiv:1803.08494) and not batch norm, since batches of a few patches have no useful
-    statistics, and not instance norm, which on a map of two by two cells leaves little but signs. Sizes are doubled by
-    repeating pixels: unlike bilinear interpolation its gradient is deterministic on GPUs.
+    statistics, and not instance norm: whatever holds for a whole slice, as what its neighbours show, is one number per
+    channel, and instance norm takes exactly that away. Hence groups of many channels. Sizes are doubled by repeating
+    pixels: unlike bilinear interpolation its gradient is deterministic on GPUs.
 
     Args:
         in_channels: of the deeper map.
         skip_channels: of the map beside it.
-        out_channels: a multiple of 8.
+        out_channels: of the result.
     """
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
         super().__init__()
         self.convolutions = nn.Sequential(
             nn.Conv2d(in_channels + skip_channels, out_channels, 3, padding=1, bias=False),
-            nn.GroupNorm(GROUPS, out_channels),
+            nn.GroupNorm(groups_of(out_channels), out_channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-            nn.GroupNorm(GROUPS, out_channels),
+            nn.GroupNorm(groups_of(out_channels), out_channels),
             nn.ReLU(inplace=True),
         )
 
@@ -69,7 +74,7 @@ class SliceDecoder(nn.Module):
         out_channels: K.
 
     Raises:
-        ValueError: if the channels are not one multiple of 8 for each skip.
+        ValueError: if there is not one number of channels for each skip.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ class ContextSliceUNet(nn.Module):
         slice_encoder: with a named ResNet as its backbone; pretrained, or to be loaded later.
         slice_aggregator: a deformable or transformer one; None segments every slice by itself.
         out_channels: K, classes with the background.
-        decoder_channels: at 1/16, 1/8, 1/4, 1/2 and 1/1 of the size; multiples of 8.
+        decoder_channels: at 1/16, 1/8, 1/4, 1/2 and 1/1 of the size.
 
     Raises:
         TypeError: if the encoder's backbone is a module of one's own, or the aggregator only pools.

@@ -131,6 +131,29 @@ def test_attention_of_a_layer_is_that_of_the_layer_on_its_own_input(name: str) -
         module.attention_over_slices(slices, layer=2)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("num_slices", [1, 9])
+def test_torchscript_computes_the_same(name: str, num_slices: int) -> None:
+    module, slices = make(name), torch.randn(2, num_slices, DIM)
+    scripted = torch.jit.script(module)
+    padded = torch.arange(num_slices).expand(2, -1) >= torch.tensor([[max(1, num_slices - 3)], [num_slices]])
+    position = torch.arange(num_slices).expand(2, -1) * 2.5
+    for arguments in ((), (padded,), (padded, position), (None, position)):
+        for mine, expected in zip(scripted(slices, *arguments), module(slices, *arguments), strict=True):
+            torch.testing.assert_close(mine, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["deformable", "transformer"])
+def test_torchscript_gives_the_same_gradients(name: str) -> None:
+    slices = torch.randn(2, 9, DIM)
+    found = []
+    for module in (make(name), torch.jit.script(make(name))):
+        module(slices)[0].square().sum().backward()
+        found.append([parameter.grad for parameter in module.parameters()])
+    torch.testing.assert_close(found[1], found[0])
+
+
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize(
     ("slices", "padded", "position", "error", "message"),
