@@ -228,7 +228,7 @@ class DeformableSliceAttention(nn.Module):
         else:
             where = position_mm.to(points.weight.dtype)
             where = where if padded is None else where.masked_fill(padded, 0)
-        where = where.expand(len(points.weight), -1)
+        where = where.expand(points.weight.shape[0], -1)  # len() would fix the batch size of an export
         sampled = interpolate_slices(points, where)
         bias: Tensor = self.position_bias(where, sampled.repeat_interleave(self.num_heads // self.groups, dim=1))
         return bias
