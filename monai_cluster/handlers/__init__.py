@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .prototypes import FreezePrototypes as FreezePrototypes
     from .prototypes import NormalizePrototypes as NormalizePrototypes
     from .recluster import Recluster as Recluster
+    from .save_best_weights import SaveBestWeights as SaveBestWeights
     from .set_epoch import SetEpoch as SetEpoch
     from .stage_schedule import Stage as Stage
     from .stage_schedule import StageSchedule as StageSchedule
@@ -36,6 +37,7 @@ __getattr__, __dir__, __all__ = attach(
         "progress_bar": ["ProgressBar"],
         "prototypes": ["FreezePrototypes", "NormalizePrototypes"],
         "recluster": ["Recluster"],
+        "save_best_weights": ["SaveBestWeights"],
         "set_epoch": ["SetEpoch"],
         "stage_schedule": ["Stage", "StageSchedule"],
     },
