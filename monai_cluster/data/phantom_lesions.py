@@ -41,8 +41,9 @@ def place_lesions(
         centre = inside[rng.integers(len(inside))] + rng.uniform(-0.5, 0.5, 3) * thick
         radii = rng.uniform(*LESION_RADIUS_MM) * rng.uniform(0.8, 1.25, 3) / np.array(spacing)
         radii = np.maximum(radii, LEAST_RADIUS)
-        fits = (centre - radii > -0.5) & (centre + radii < shape - 0.5) | ~thick
-        rim, near = (_ellipsoid(organ.shape, centre, radii + more) for more in (np.array(RIM), GAP))
+        outer = radii + RIM
+        fits = (centre - outer > -0.5) & (centre + outer < shape - 0.5) | ~thick
+        rim, near = _ellipsoid(organ.shape, centre, outer), _ellipsoid(organ.shape, centre, radii + GAP)
         if fits.all() and organ[rim].all() and not instances[near].any():
             found += 1
             instances[_ellipsoid(organ.shape, centre, radii)] = found

@@ -171,11 +171,12 @@ def _scan_with_lesions(
     lowest, highest = LESION_RANGE[modality]
     for number in range(1, int(lesions.max()) + 1):
         bright, dark = (float(rng.uniform(*bounds)) for bounds in CONTRAST[modality])
-        # A dark liver shows only bright lesions, a strongly enhanced one only dark ones.
-        changes = (bright, -dark)
-        possible = [label for label, change in enumerate(changes) if lowest <= liver + change <= highest]
+        # A dark liver shows only bright lesions, a strongly enhanced one only dark ones, darker than the window's top.
+        shown = min(liver, highest)
+        ends = (shown + bright, shown - dark)
+        possible = [label for label, end in enumerate(ends) if lowest <= end <= highest]
         labels.append(possible[int(rng.integers(len(possible)))])
-        pixels[lesions == number] += np.float32(changes[labels[-1]])
+        pixels[lesions == number] = np.float32(ends[labels[-1]])
     return scan(pixels, modality, rng), labels
 
 
