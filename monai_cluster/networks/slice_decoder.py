@@ -11,8 +11,6 @@ from torch.nn import functional as F
 
 __all__ = ["SliceDecoder", "DecoderLevel", "check_decoder_channels"]
 
-CHANNELS_PER_GROUP = 16
-
 
 def check_decoder_channels(decoder_channels: Sequence[int], levels: int = 5) -> list[int]:
     """The channels as a list.
@@ -27,18 +25,13 @@ def check_decoder_channels(decoder_channels: Sequence[int], levels: int = 5) -> 
     return [int(width) for width in decoder_channels]
 
 
-def groups_of(channels: int) -> int:
-    """Groups of 16 channels for group norm; one where that does not come out even."""
-    return 1 if channels % CHANNELS_PER_GROUP else channels // CHANNELS_PER_GROUP
-
-
 class DecoderLevel(nn.Module):
     """Twice the size, the skipped map beside it, two convolutions.
 
-    Group norm (Wu and He 2018, arXiv:1803.08494) and not batch norm, since batches of a few patches have no useful
-    statistics, and not instance norm: whatever holds for a whole slice, as what its neighbours show, is one number per
-    channel, and instance norm takes exactly that away. Hence groups of many channels. Sizes are doubled by repeating
-    pixels: unlike bilinear interpolation its gradient is deterministic on GPUs.
+    Batch norm over all slices of the batch's volumes. Norms of a slice by itself were tried: instance norm takes away what
+    holds for a whole slice, as what its neighbours show, and group norm, which leaves channels of very different size
+    side by side, got stuck at predicting background only (docs/benchmarks.md). Sizes are doubled by repeating pixels:
+    unlike bilinear interpolation its gradient is deterministic on GPUs.
 
     Args:
         in_channels: of the deeper map.
@@ -50,10 +43,10 @@ class DecoderLevel(nn.Module):
         super().__init__()
         self.convolutions = nn.Sequential(
             nn.Conv2d(in_channels + skip_channels, out_channels, 3, padding=1, bias=False),
-            nn.GroupNorm(groups_of(out_channels), out_channels),
+            nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-            nn.GroupNorm(groups_of(out_channels), out_channels),
+            nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         )
 
@@ -87,7 +80,8 @@ class SliceDecoder(nn.Module):
             DecoderLevel(deeper, skip, width)
             for deeper, skip, width in zip(entering, skip_channels, widths, strict=True)
         )
-        self.head = nn.Conv2d(widths[-1], out_channels, 1)
+        # With one pixel of few channels Adam's small steps take hundreds of iterations to scores of useful size.
+        self.head = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, deepest: Tensor, skips: list[Tensor]) -> Tensor:
         """Scores ``N K H W`` from the deepest map and the skipped ones, deepest first."""
