@@ -29,7 +29,13 @@ from monai_cluster.cli import VERBS, build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = bundle_root("joint_pretraining")
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), BUNDLE / "docs" / "README.md"]
+TASKS = ("segmentation", "detection", "classification")
+BUNDLES = [BUNDLE, *(bundle_root(f"{task}_finetuning") for task in TASKS)]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(bundle / "docs" / "README.md" for bundle in BUNDLES),
+]
 RUN_AS_A_WHOLE = [path for path in DOCUMENTS if re.search(r"^```(python|bash)$", path.read_text(), re.M)]
 TOP_LEVEL = ("bundles", "docs", "monai_cluster", "tests", ".ci")
 MONAI_VERBS = ("run", "verify_metadata", "verify_net_in_out", "ckpt_export")
@@ -159,9 +165,12 @@ def test_monai_bundle_commands_name_known_keys_and_existing_files(where: str, wo
     arguments = set(inspect.signature(getattr(monai.bundle, words[0])).parameters) - {"override", "kwargs"}
     given = [word for word in words[1:] if word.startswith("--")]
     assert given, f"{where}: {words[0]} without options"
+    named = re.findall(r"bundles/(\w+)/", " ".join(words))
+    bundle = bundle_root(named[0]) if named else BUNDLE
+    assert len(set(named)) <= 1, f"{where}: files of several bundles"
     for option in given:
         key = option.removeprefix("--").split("=")[0].replace("::", "#").split("#")[0]
-        assert key in arguments or key in known_keys(BUNDLE), f"{where}: {option}"
+        assert key in arguments or key in known_keys(bundle), f"{where}: {option}"
     for name in ("--config_file", "--meta_file", "--bundle_root"):
         if name in words:
             value = words[words.index(name) + 1]
@@ -212,3 +221,48 @@ def test_the_table_of_bundle_keys_has_every_key_with_its_default_and_presets() -
             if said != (wanted := cell(content[key]) if key in content else ""):
                 wrong.append(f"{key}, column {name}: the table says {said!r}, the file {wanted!r}")
     assert wrong == []
+
+
+def finetuning_cell(content: dict[str, object], key: str) -> str:
+    """A setting as the tables of the fine-tuning bundles write it: they show lists of numbers too."""
+    if key not in content:
+        return "–"
+    value = content[key]
+    if isinstance(value, list) and all(isinstance(item, (int, float)) for item in value):
+        return f"`{json.dumps(value)}`"
+    return cell(value)
+
+
+def table_under(header: str) -> dict[str, list[str]]:
+    """Cells between key and meaning, of the table with this header."""
+    text = (ROOT / "docs" / "bundles.md").read_text()
+    assert text.count(f"\n{header}\n") == 1, header
+    table = text.split(f"\n{header}\n")[1].split("\n\n")[0].splitlines()[1:]
+    rows = [[part.strip() for part in line.strip("|").split(" | ")] for line in table]
+    keys = [cells[0].strip("`") for cells in rows]
+    assert len(keys) == len(set(keys)), "a key stands twice"
+    return dict(zip(keys, [cells[1:-1] for cells in rows], strict=True))
+
+
+def settings_of(task: str, config: str) -> dict[str, object]:
+    content: dict[str, object] = json.loads((bundle_root(f"{task}_finetuning") / f"configs/{config}.json").read_text())
+    return content
+
+
+def test_the_table_of_fine_tuning_keys_has_every_key_of_the_three_bundles_with_its_default() -> None:
+    contents = [settings_of(task, "train") for task in TASKS]
+    rows = table_under("| key | segmentation | detection | classification | meaning |")
+    assert set(rows) == {key for content in contents for key in content}
+    assert rows == {key: [finetuning_cell(content, key) for content in contents] for key in rows}
+
+
+def test_the_table_of_inference_and_evaluation_keys_has_every_key_with_its_default() -> None:
+    rows = table_under("| key | `inference` | `evaluate` | meaning |")
+    contents = [settings_of("segmentation", config) for config in ("inference", "evaluate")]
+    assert set(rows) == {key for content in contents for key in content}
+    assert rows == {key: [finetuning_cell(content, key) for content in contents] for key in rows}
+    for task in TASKS[1:]:
+        for place, config in enumerate(("inference", "evaluate")):
+            content = settings_of(task, config)
+            wanted = {key: rows[key][place] for key in content if key != "prediction_settings"}
+            assert {key: finetuning_cell(content, key) for key in wanted} == wanted, f"{task}, {config}"

@@ -372,10 +372,10 @@ def test_inference_refuses_another_tasks_model_and_a_folder_with_files(run, phan
 
 def test_inference_takes_the_architecture_from_keys_as_well(run, phantoms: Path, tmp_path: Path) -> None:
     task, out, _ = run
-    said = load_finetuned(out).description
+    described = f"%{out / 'exported' / 'model.json'}"  # MONAI's macro: the content of another file
     keys = {
-        "network_description": said["network"], "class_names": said["class_names"],
-        "preprocessing_settings": said["preprocessing"], "prediction_settings": said["prediction"],
+        "network_description": f"{described}#network", "class_names": f"{described}#class_names",
+        "preprocessing_settings": f"{described}#preprocessing", "prediction_settings": f"{described}#prediction",
     }  # fmt: skip
     changes = {"model_json": str(tmp_path / "none.json"), **keys}
     finished(inference(task, tmp_path / "keys", phantoms, out / "models", **changes))
@@ -483,3 +483,27 @@ def test_two_processes_train_through_torchrun_and_write_once(tmp_path: Path, pha
     state = torch.load(tmp_path / "out/checkpoints/checkpoint_epoch=2.pt", weights_only=True)
     assert not any(name.startswith("module.") for name in state["network"])
     assert load_finetuned(tmp_path / "out").task == "segmentation"
+
+
+def train_on_a_rank(rank: int, task: str, out: str, phantoms: str) -> dict[str, float]:
+    """The configuration for several processes, in a process group that is there already; sums of the parameters."""
+    given = checks.read(bundle_of(task), "multi_gpu_train")
+    steps = {step: [line for line in given[step] if "process_group" not in line] for step in ("initialize", "finalize")}
+    made = training(task, Path(out), Path(phantoms), "multi_gpu_train", **steps)
+    made.initialize()
+    made.run()
+    assert type(made.parser.get_parsed_content("network")).__name__ == "DistributedDataParallel"
+    network = made.parser.get_parsed_content("network_def")
+    sums = {name: float(value.detach().double().sum()) for name, value in network.named_parameters()}
+    made.finalize()
+    set_determinism(None)  # this process serves other tests
+    return sums
+
+
+@pytest.mark.parametrize("task", ["detection", "classification"])
+def test_two_ranks_train_one_model(task: str, gloo_pair, tmp_path: Path, phantoms: Path) -> None:
+    first, second = gloo_pair(train_on_a_rank, task, str(tmp_path / "out"), str(phantoms))
+    assert first == second, "gradients were not averaged"
+    assert [epoch["epoch"] for epoch in epochs_of(tmp_path / "out")] == [1, 2]
+    assert "val_score" in epochs_of(tmp_path / "out")[1]
+    assert load_finetuned(tmp_path / "out").task == task
