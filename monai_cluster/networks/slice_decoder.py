@@ -28,7 +28,7 @@ def check_decoder_channels(decoder_channels: Sequence[int], levels: int = 5) -> 
 class DecoderLevel(nn.Module):
     """Twice the size, the skipped map beside it, two convolutions.
 
-    Batch norm over all slices of the batch's volumes. Norms of a slice by itself were tried: instance norm takes away what
+    Batch norm over all slices of the batch. Norms of a slice by itself were tried: instance norm takes away what
     holds for a whole slice, as what its neighbours show, and group norm, which leaves channels of very different size
     side by side, got stuck at predicting background only (docs/benchmarks.md). Sizes are doubled by repeating pixels:
     unlike bilinear interpolation its gradient is deterministic on GPUs.
