@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -25,6 +26,8 @@ from monai_cluster.apps import evaluate, load_finetuned, predict
 from monai_cluster.apps.bundle_files import bundle_root
 from monai_cluster.apps.finetuned import save_finetuned
 from monai_cluster.data.task_phantoms import write_task_phantoms
+from monai_cluster.handlers import FreezePretrained
+from monai_cluster.networks import ContextSliceUNet, SliceEncoder
 from monai_cluster.weights import build_network
 
 from . import bundle_checks as checks
@@ -429,7 +432,7 @@ def test_a_changed_model_file_is_noticed(run, tmp_path: Path) -> None:
     [
         ("segmentation", ("images", "cpu_images"), {"patch_size": [32, 32]}),
         ("detection", ("images", "cpu_images"), {"patch_size": [32, 32]}),
-        ("classification", (), {"spatial_dims": 2}),
+        ("classification", (), {"spatial_dims": 2, "tta_axes": [1]}),
         ("segmentation", ("inflated",), {}),
         ("segmentation", ("dynunet",), {"filters": [8, 16, 16]}),
         ("detection", ("inflated",), {"patch_size": [32, 32, 32]}),
@@ -507,3 +510,17 @@ def test_two_ranks_train_one_model(task: str, gloo_pair, tmp_path: Path, phantom
     assert [epoch["epoch"] for epoch in epochs_of(tmp_path / "out")] == [1, 2]
     assert "val_score" in epochs_of(tmp_path / "out")[1]
     assert load_finetuned(tmp_path / "out").task == task
+
+
+def test_freezing_finds_the_batch_norms_that_several_gpus_bring() -> None:
+    """Converting them replaces modules after the handler was made."""
+    encoder = SliceEncoder("resnet18", embedding_dim=16)
+    network = ContextSliceUNet(encoder, None, decoder_channels=(16, 16, 8, 8, 8))
+    handler = FreezePretrained(network, None)
+    network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    engine = SimpleNamespace(state=SimpleNamespace(epoch=1), frozen=[])
+    handler(engine)
+    frozen = {id(part) for module in engine.frozen for part in module.modules()}
+    norms = [part for part in encoder.backbone.modules() if isinstance(part, torch.nn.SyncBatchNorm)]
+    assert len(norms) == 20
+    assert all(id(part) in frozen for part in norms)
