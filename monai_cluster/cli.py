@@ -17,6 +17,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from monai_cluster.apps.config_errors import own_error
 from monai_cluster.apps.suggestions import did_you_mean
 from monai_cluster.version import __version__
 
@@ -151,12 +152,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause that says something: MONAI wraps errors of configurations in its own."""
-    causes = [error]
-    while (cause := causes[-1].__cause__) is not None:
-        causes.append(cause)
-    said = [f"{type(cause).__name__}: {cause}" for cause in causes if str(cause)]
-    return said[-1] if said else f"{type(error).__name__} (use --debug for the traceback)"
+    """What went wrong, without MONAI's words about where in the configuration."""
+    error = own_error(error)
+    return (
+        f"{type(error).__name__}: {error}" if str(error) else f"{type(error).__name__} (use --debug for the traceback)"
+    )
 
 
 if __name__ == "__main__":

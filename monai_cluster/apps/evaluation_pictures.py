@@ -15,8 +15,8 @@ from monai_cluster.apps.picture_confusion import draw_confusion
 from monai_cluster.apps.picture_froc import draw_froc
 from monai_cluster.apps.prediction import Prediction, predict_rows
 from monai_cluster.apps.scored_case import ScoredCase, worst_median_best
-from monai_cluster.data import read_image, read_volume
 from monai_cluster.data.boxes import rows_first
+from monai_cluster.data.preprocessing import LoadSampled
 from monai_cluster.data.readers import PICTURE_SUFFIXES, file_suffix
 from monai_cluster.keys import ClusterKeys as Keys
 from monai_cluster.metrics import froc
@@ -80,7 +80,9 @@ def _scored(model: FinetunedModel, found: Prediction, truth: Any, case: Mapping[
     """A case on the file's own grid."""
     image = found.row[Keys.IMAGE]
     dims = len(found.shape)
-    grey = (read_volume if dims == 3 else read_image)(image)[0].as_tensor().numpy()
+    load = LoadSampled(Keys.IMAGE, "volume" if dims == 3 else "image")
+    row: Any = found.row  # with its frame, where the file holds several
+    grey = load(row)[Keys.IMAGE][0].as_tensor().numpy()
     first = image if isinstance(image, (str, Path)) else image[0]
     pictured = dims == 2 and file_suffix(first) in PICTURE_SUFFIXES
     affine = None if pictured else np.asarray(found.affine)

@@ -129,8 +129,8 @@ def _markdown(
     numbers = sorted({kind[2] for kind in means}, key=lambda number: number or np.inf)
     heads = [f"{number} patients" if number else "all patients" for number in numbers]
     lines = [
-        f"{MAIN_SCORE[task]}: mean over seeds ± standard deviation; below it the difference to `scratch, full` with its "
-        "95 % interval over test patients and seeds.",
+        f"{MAIN_SCORE[task]}: mean over seeds ± standard deviation; below it the difference to `scratch, full` with "
+        "its 95 % interval over test patients and seeds.",
         "",
         "| initialisation | " + " | ".join(heads) + " |",
         "|---|" + "---|" * len(heads),

@@ -51,12 +51,13 @@ def finish_finetuning(
         return
     folder = OutputFolder(output_dir)
     best = folder.checkpoints / "best.pt"
-    if best.is_file() and val_rows is not None:
+    chosen = best.is_file() and val_rows is not None
+    if chosen:
         saved = torch.load(best, map_location="cpu", weights_only=True)
         network.load_state_dict(saved.get("network", saved))
     device = str(next(network.parameters()).device)
     path = save_finetuned(folder.model, network, task, class_names, preprocessing, prediction, recipe)
-    logger.info("model saved as %s (%s weights)", path, "best" if best.is_file() else "last")
+    logger.info("model saved as %s (%s weights)", path, "best" if chosen else "last")
     if pictures:
         logger.info("drew %s", draw_training(folder.metrics, folder.pictures / "training.png"))
         if val_rows is not None and len(val_rows):

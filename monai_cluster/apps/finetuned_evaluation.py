@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 
 from monai_cluster.apps.finetuned import FinetunedModel
 from monai_cluster.apps.prediction import Prediction, predict_rows
-from monai_cluster.data import Datalist, number_classes, read_image, read_volume
+from monai_cluster.apps.prediction_folder import case_names
+from monai_cluster.data import Datalist, number_classes
+from monai_cluster.data.labelled_samples import LoadLabeld
 from monai_cluster.keys import ClusterKeys as Keys
 from monai_cluster.metrics import match_case, score_segmentation
 from monai_cluster.metrics.bootstrap import BootstrapInterval
@@ -64,12 +67,15 @@ def evaluate_model(
     listed = _labelled(model, rows.rows if isinstance(rows, Datalist) else list(rows), label_key)
     root = Path(out)
     root.mkdir(parents=True, exist_ok=True)
-    names = rows.names if isinstance(rows, Datalist) else None
+    names = case_names(rows) if isinstance(rows, Datalist) else [_file_name(row) for row in listed]
     parts, cases = [], []
-    for prediction in predict_rows(model, listed, device, flips, amp):
-        part = _part(model, prediction, _truth(model.task, prediction, label_key))
+    for name, prediction in zip(names, predict_rows(model, listed, device, flips, amp), strict=True):
+        try:
+            part = _part(model, prediction, _truth(model, prediction, label_key))
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be scored: {error}") from error
         parts.append(part)
-        cases.append(_case(model, prediction, part, names))
+        cases.append(_case(model, prediction, part, name))
     patients = [case["patient"] for case in cases]
     scores = score_with_intervals(model.task, parts, model.class_names, patients, num_draws)
     _write(root, model, cases, parts, scores, patients)
@@ -77,7 +83,7 @@ def evaluate_model(
         from monai_cluster.apps.evaluation_pictures import draw_evaluation
 
         drawn = draw_evaluation(
-            model, listed, lambda found: _truth(model.task, found, label_key), cases, parts, scores, root / "pictures",
+            model, listed, lambda found: _truth(model, found, label_key), cases, parts, scores, root / "pictures",
             device=device, flips=flips, amp=amp,
         )  # fmt: skip
         for path in drawn:
@@ -100,15 +106,21 @@ def _labelled(model: FinetunedModel, rows: list[dict[str, Any]], label_key: str)
     return rows
 
 
-def _truth(task: str, prediction: Prediction, label_key: str) -> Any:
-    """The label on the file's own grid."""
+def _truth(model: FinetunedModel, prediction: Prediction, label_key: str) -> Any:
+    """The label on the file's own grid; a label map that lies on another one is refused."""
     row = prediction.row
-    if task == "segmentation":
-        read = read_volume if len(prediction.shape) == 3 else read_image
-        return read(row[label_key])[0].as_tensor().round().long()
-    if task == "detection":
+    if model.task == "segmentation":
+        image = MetaTensor(torch.zeros(1).expand(1, *prediction.shape), affine=prediction.affine)
+        kind = "volume" if len(prediction.shape) == 3 else "image"
+        load = LoadLabeld(Keys.LABEL, kind, len(model.class_names))
+        return load({Keys.IMAGE: image, Keys.LABEL: row[label_key]})[Keys.LABEL][0].as_tensor().long()
+    if model.task == "detection":
         boxes = torch.as_tensor(row[Keys.BOX], dtype=torch.float64).reshape(-1, 2 * len(prediction.shape))
         labels = torch.as_tensor(row.get(Keys.BOX_LABEL, [0] * len(boxes)), dtype=torch.int64).reshape(-1)
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(model.class_names):
+            raise ValueError(
+                f"the classes are {', '.join(model.class_names)}, numbered from 0; box labels are {labels.tolist()}."
+            )
         return {Keys.BOX: boxes, Keys.BOX_LABEL: labels}
     return int(row[Keys.LABEL])
 
@@ -130,15 +142,15 @@ def _part(model: FinetunedModel, prediction: Prediction, truth: Any) -> Any:
     return match_case(detections, truth)
 
 
-def _case(model: FinetunedModel, prediction: Prediction, part: Any, names: Sequence[str] | None) -> dict[str, Any]:
+def _file_name(row: Mapping[str, Any]) -> str:
+    image = row[Keys.IMAGE]
+    return Path(image if isinstance(image, (str, Path)) else image[0]).name
+
+
+def _case(model: FinetunedModel, prediction: Prediction, part: Any, name: str) -> dict[str, Any]:
     """One line of the table."""
     row = prediction.row
-    index = int(row[Keys.SAMPLE_INDEX])
-    image = row[Keys.IMAGE] if isinstance(row[Keys.IMAGE], (str, Path)) else row[Keys.IMAGE][0]
-    case: dict[str, Any] = {
-        "case": names[index] if names is not None else Path(image).name,
-        "patient": str(row.get(Keys.SUBJECT, index)),
-    }
+    case: dict[str, Any] = {"case": name, "patient": str(row.get(Keys.SUBJECT, row[Keys.SAMPLE_INDEX]))}
     if model.task == "segmentation":
         case["dice"] = foreground_mean(part)
         case |= {f"{score} of {name}": value for name, scores in part.items() for score, value in scores.items()}

@@ -13,6 +13,7 @@ from monai.bundle import ConfigWorkflow
 
 from monai_cluster.apps.bundle_files import bundle_root, config_files
 from monai_cluster.apps.check_overrides import check_override_keys
+from monai_cluster.apps.config_errors import own_error
 from monai_cluster.apps.output_folder import OutputFolder, is_main_process
 from monai_cluster.apps.pretraining import plain_path
 from monai_cluster.weights.building import side_file
@@ -120,14 +121,23 @@ def finetune(
         workflow_type="train",
         **settings,
     )
-    workflow.initialize()
+    try:
+        workflow.initialize()
+        _note_config(workflow, OutputFolder(out), settings.get("pretrained"))
+        workflow.run()
+        workflow.finalize()
+    except RuntimeError as error:
+        own = own_error(error)
+        raise own from own.__cause__
+    return OutputFolder(out).model
+
+
+def _note_config(workflow: ConfigWorkflow, folder: OutputFolder, pretrained: str | None) -> None:
+    """What ran, without the places where it ran."""
     if is_main_process():
         kept = {key: value for key, value in workflow.parser.get().items() if key not in PLACES}
-        kept["pretrained_sha256"] = side_file(settings.get("pretrained")).get("sha256")
-        OutputFolder(out).config.write_text(json.dumps(kept, indent=2) + "\n")
-    workflow.run()
-    workflow.finalize()
-    return OutputFolder(out).model
+        kept["pretrained_sha256"] = side_file(pretrained).get("sha256")
+        folder.config.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def _weights(pretrained: str) -> Path:

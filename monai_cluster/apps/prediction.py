@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from monai_cluster.apps.finetuned import FinetunedModel, load_finetuned
-from monai_cluster.apps.prediction_folder import PredictionFolder
+from monai_cluster.apps.prediction_folder import PredictionFolder, case_names
 from monai_cluster.apps.prediction_steps import value_on_source
 from monai_cluster.data import LabelledDataset, labelled_preprocessing, load_datalist
 from monai_cluster.data.labelled_samples import SOURCE_AFFINE, SOURCE_SHAPE
@@ -74,7 +74,7 @@ def predict(
     Raises:
         FileExistsError: if ``out`` is not empty.
         FileNotFoundError: for missing weights or data.
-        ValueError: if the data do not suit the model (images for a volume model).
+        ValueError: if the data do not suit the model (images for a volume model), or ``flips`` would change nothing.
     """
     root = Path(out)
     if root.exists() and any(root.iterdir()):
@@ -82,7 +82,7 @@ def predict(
     model = load_finetuned(weights)
     kind = "volume" if model.preprocessing["spatial_dims"] == 3 else "image"
     datalist = load_datalist(data, split=split, kind=kind)
-    names = [datalist.names[row[Keys.SAMPLE_INDEX]] for row in datalist.rows]
+    names = case_names(datalist)
     folder = PredictionFolder(root, model.task, model.class_names, names)
     for name, found in zip(names, predict_rows(model, datalist.rows, device, flips, amp), strict=True):
         folder.add(name, found.value, found.affine, found.row[Keys.IMAGE])
@@ -109,7 +109,8 @@ def predict_rows(
         amp: predict in bfloat16.
 
     Raises:
-        ValueError: if a row is an image and the model takes volumes, or the other way round.
+        ValueError: if a row is an image and the model takes volumes, or the other way round; for ``flips`` of a
+            detector or of a model whose training mirrored nothing.
         RuntimeError: if a file cannot be read; names it.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -122,10 +123,7 @@ def predict_rows(
         )
     preprocessing = labelled_preprocessing(model.task, with_labels=False, **model.preprocessing)  # type: ignore[arg-type]
     samples = LabelledDataset(list(rows), preprocessing)
-    changes: dict[str, Any] = {}
-    if model.task != "detection":
-        changes["flip_axes"] = model.description["recipe"].get("flip_axes", []) if flips else []
-    predictor = model.predictor(**changes)
+    predictor = model.predictor(**({"flip_axes": _mirrored_axes(model)} if flips else {}))
     model.network.eval().to(place)
     for place_in_list in tqdm(range(len(samples)), disable=None, desc=f"predict ({model.task})", unit="case"):
         sample = samples[place_in_list]
@@ -136,3 +134,14 @@ def predict_rows(
         affine, source = torch.as_tensor(image.affine, dtype=torch.float64), sample[SOURCE_AFFINE]
         value = value_on_source(model.task, model.class_names, found, affine, source, shape)
         yield Prediction(dict(rows[place_in_list]), value, source, shape, image.as_tensor())
+
+
+def _mirrored_axes(model: FinetunedModel) -> list[int]:
+    """Only what training showed mirrored may be mirrored now: elsewhere left and right are two classes."""
+    axes: list[int] = list(model.description["recipe"].get("flip_axes", []))
+    if model.task == "detection" or not axes:
+        raise ValueError(
+            "flips averages predictions of images mirrored as in training, which this "
+            + ("detector cannot: leave it off." if model.task == "detection" else "model never saw: leave it off.")
+        )
+    return axes

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,28 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from monai_cluster.data.readers import PICTURE_SUFFIXES, file_suffix
+from monai_cluster.data import Datalist
+from monai_cluster.data.readers import (
+    ITK_SUFFIXES,
+    NIFTI_SUFFIXES,
+    PICTURE_SUFFIXES,
+    READABLE_SUFFIXES,
+    SimpleITKReader,
+    file_suffix,
+)
+from monai_cluster.keys import ClusterKeys as Keys
 
-__all__ = ["PredictionFolder", "write_label_map"]
+__all__ = ["PredictionFolder", "case_names", "write_label_map"]
+
+FRAME = re.compile(r"#(\d+)$")
+
+
+def case_names(rows: Datalist) -> list[str]:
+    """Each row's name in its datalist, with the frame of files that hold several: ``scan.nii.gz#1``."""
+    return [
+        rows.names[row[Keys.SAMPLE_INDEX]] + (f"#{row['frame']}" if row.get("frame") not in (None, "") else "")
+        for row in rows.rows
+    ]
 
 
 class PredictionFolder:
@@ -25,7 +45,7 @@ class PredictionFolder:
         out: the folder.
         task: segmentation, detection or classification.
         class_names: by number.
-        names: the sources, relative to their datalist, as in ``Datalist.names``.
+        names: the sources, see :func:`case_names`.
 
     Raises:
         FileExistsError: if the folder is not empty.
@@ -86,6 +106,8 @@ def write_label_map(target: Path, class_ids: Any, affine: Tensor, image: Any) ->
         return path
     path = target.with_name(target.name + ".nii.gz")
     volume = nib.Nifti1Image(ids if ids.ndim == 3 else ids[..., None], np.asarray(affine))
+    if ids.ndim == 2:
+        volume = _as_stored(volume, Path(first))
     volume.header.set_xyzt_units("mm")
     volume.set_qform(volume.affine, code=1)
     volume.set_sform(volume.affine, code=1)
@@ -93,17 +115,37 @@ def write_label_map(target: Path, class_ids: Any, affine: Tensor, image: Any) ->
     return path
 
 
+def _as_stored(upright: Any, source: Path) -> Any:
+    """Images are turned upright when they are read: turn a label map back to the axes of a NIfTI, NRRD or MHA file."""
+    if file_suffix(source) in NIFTI_SUFFIXES:
+        header = nib.load(source)
+        affine, shape = header.affine, tuple(header.shape)[:3]
+    elif file_suffix(source) in ITK_SUFFIXES:
+        array, meta = SimpleITKReader().get_data(SimpleITKReader().read(source))
+        affine, shape = meta["affine"], array.shape[-2:]
+    else:
+        return upright  # DICOM: rows and columns, as read
+    codes = [nib.orientations.io_orientation(one) for one in (upright.affine, affine)]
+    stored = np.asarray(upright.as_reoriented(nib.orientations.ornt_transform(*codes)).dataobj)
+    return nib.Nifti1Image(stored.reshape(shape), affine)
+
+
 def _targets(names: Sequence[str]) -> dict[str, Path]:
     """Where each prediction goes: the source's relative path without suffix, kept inside the folder and unique."""
     targets: dict[str, Path] = {}
     taken: set[Path] = set()
     for name in names:
-        first = Path(name.split("|")[0])
-        stem = first.name[: -len(file_suffix(first))] if file_suffix(first) else first.name
-        parts = [part for part in first.parent.parts if part not in ("..", "/", first.anchor)]
-        path = Path(*parts, stem or "prediction")
-        if path in taken:  # scan.nii.gz and scan.mha, or frames of one file
-            path = path.with_name(f"{path.name}_{sum(one.name.startswith(path.name) for one in taken)}")
+        framed = FRAME.search(name)
+        first = Path(FRAME.sub("", name).split("|")[0])
+        suffix = file_suffix(first)
+        # Folders of DICOM series are often called by their UID, whose last number is no suffix.
+        stem = first.name[: -len(suffix)] if suffix in READABLE_SUFFIXES else first.name
+        stem = (stem or "prediction") + (f"_{framed.group(1)}" if framed else "")
+        parent = Path(*(part for part in first.parent.parts if part not in ("..", "/", first.anchor)))
+        path, number = parent / stem, 0
+        while path in taken:  # scan.nii.gz and scan.mha
+            number += 1
+            path = parent / f"{stem}_{number}"
         taken.add(path)
         targets[name] = path
     return targets

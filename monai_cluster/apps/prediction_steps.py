@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from monai_cluster.apps.prediction_folder import PredictionFolder
+from monai_cluster.apps.prediction_folder import PredictionFolder, case_names
 from monai_cluster.data import Datalist, class_ids_on_source_grid
 from monai_cluster.data.boxes import detections_to_json
 from monai_cluster.data.labelled_samples import SOURCE_AFFINE, SOURCE_SHAPE
@@ -132,7 +132,7 @@ class PredictionWriter:
     ) -> None:
         self.output_dir, self.task, self.class_names, self.weights = output_dir, task, list(class_names), Path(weights)
         self.rows = {row[Keys.SAMPLE_INDEX]: row for row in rows.rows}
-        self.names = {index: rows.names[index] for index in self.rows}
+        self.names = dict(zip(self.rows, case_names(rows), strict=True))
         self.folder: PredictionFolder | None = None
 
     def attach(self, engine: Engine) -> None:

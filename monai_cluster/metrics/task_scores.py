@@ -123,7 +123,8 @@ def part_from_json(task: str, found: Mapping[str, Any]) -> Any:
     """The way back."""
     if task == "detection":
         labels, scores, hits, true = (np.asarray(found[name]) for name in MatchedCase._fields)
-        return MatchedCase(labels.astype(int), scores, hits.reshape(-1, len(labels)).astype(bool), true.astype(int))
+        hits = hits.reshape(len(found["hits"]), len(labels))  # a case without detections has rows of length 0
+        return MatchedCase(labels.astype(int), scores.astype(float), hits.astype(bool), true.astype(int))
     if task == "classification":
         return found["label"], found["probabilities"]
     return {
