@@ -156,9 +156,10 @@ def collate_labelled(samples: Sequence[Row], stack: bool = True) -> dict[str, An
         ValueError: if images differ in size: only patches and resized images make batches.
     """
     batch: dict[str, Any] = {}
+    listed = (Keys.BOX, Keys.BOX_LABEL, *([] if stack else [Keys.IMAGE]))
     for key in samples[0]:
         values = [sample[key] for sample in samples]
-        if key in (Keys.BOX, Keys.BOX_LABEL, *([] if stack else [Keys.IMAGE])) or not isinstance(values[0], (Tensor, int, float)):
+        if key in listed or not isinstance(values[0], (Tensor, int, float)):
             batch[key] = [value.as_tensor() if isinstance(value, MetaTensor) else value for value in values]
             continue
         if not isinstance(values[0], Tensor):

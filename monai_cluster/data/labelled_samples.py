@@ -103,7 +103,7 @@ def _check_ids(label: MetaTensor, num_classes: int | None) -> None:
     values = torch.unique(label.as_tensor())
     if not bool((values == values.round()).all()) or float(values.min()) < 0:
         raise ValueError(
-            f"a label map must hold class ids 0, 1, 2 …, got {values[:5].tolist()}: give probabilities a threshold first."
+            f"a label map must hold class ids 0, 1, 2 …, got {values[:5].tolist()}: give probabilities a threshold."
         )
     if num_classes is not None and float(values.max()) >= num_classes:
         raise ValueError(
@@ -163,7 +163,7 @@ class ResampleSlicesd(MapTransform):
             step[2, 2] = old / self.num_slices
             step[2, 3] = 0.5 * step[2, 2] - 0.5
             affine = torch.as_tensor(volume.affine, dtype=torch.float64) @ step
-            plain = plain.unflatten(1, tuple(volume.shape[1:3]))
+            plain = plain.reshape(plain.shape[0], *volume.shape[1:3], -1)
             output[key] = MetaTensor(plain, affine=affine, meta=other_meta(volume))
         return output
 
@@ -206,7 +206,8 @@ def labelled_preprocessing(
         raise ValueError(f"task must be segmentation, detection or classification, got {task!r}.")
     if spatial_dims not in (2, 3) or plane not in UPRIGHT_CODES:
         raise ValueError(
-            f"spatial_dims must be 2 or 3 and plane one of {', '.join(UPRIGHT_CODES)}, got {spatial_dims} and {plane!r}."
+            f"spatial_dims must be 2 or 3 and plane one of {', '.join(UPRIGHT_CODES)}, got {spatial_dims} and "
+            f"{plane!r}."
         )
     if spatial_dims == 2 and (spacing is not None or num_slices is not None):
         raise ValueError("spacing and num_slices belong to volumes: use image_size for images.")

@@ -1,5 +1,5 @@
 # Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
-"""Back from the preprocessed grid to the file's own: exactly where only axes were turned, by interpolation elsewhere."""
+"""Back from the preprocessed grid to the file's own: exactly where only axes were turned, else by interpolation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def to_source_grid(
     axes = [torch.arange(length, dtype=torch.float64) for length in shape]
     lengths = torch.tensor(values.shape[1:], dtype=torch.float64)
     pieces = []
-    for first in axes[0].split(max(1, 2**22 // max(1, int(torch.tensor(shape[1:]).prod())))):
+    for first in torch.split(axes[0], max(1, 2**22 // max(1, int(torch.tensor(shape[1:]).prod())))):
         # In slabs: a grid of double-precision coordinates for a whole CT would take more memory than the CT.
         grid = torch.stack(torch.meshgrid(first, *axes[1:], indexing="ij"), dim=-1)
         places = grid @ matrix[:, :dims].T + matrix[:, dims]
@@ -73,7 +73,7 @@ def class_ids_on_source_grid(
     """
     best: Tensor | None = None
     ids: Tensor | None = None
-    for number, values in enumerate(probabilities.float().split(1)):
+    for number, values in enumerate(torch.split(probabilities.float(), 1)):
         found = to_source_grid(values, affine, source_affine, source_shape)[0]
         if best is None or ids is None:
             best, ids = found, torch.zeros_like(found, dtype=torch.uint8 if len(probabilities) < 256 else torch.int32)

@@ -88,7 +88,8 @@ class ClassificationPredictor:
         """Probabilities in float32 that sum to 1."""
         flips = _flip_sets(self.flip_axes)
         images = torch.stack([image.flip([axis + 1 for axis in axes]) if axes else image for axes in flips])
-        return network(images).float().softmax(1).mean(0)
+        probabilities: Tensor = network(images).float().softmax(1)
+        return probabilities.mean(0)
 
 
 class DetectionPredictor:

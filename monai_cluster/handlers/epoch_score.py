@@ -13,7 +13,7 @@ from ignite.metrics import Metric
 __all__ = ["EpochScore"]
 
 
-class EpochScore(Metric):
+class EpochScore(Metric):  # type: ignore[misc]
     """Collect a part of every sample's output, then score all of them together.
 
     Many scores (AUC, average precision) are no means over samples. What is collected should be small: give ``collect``

@@ -74,7 +74,8 @@ class DynUNetBaseline(nn.Module):
             # Instance norm needs more than one value at the deepest level.
             padding += [0, max(2 * multiple, -(-length // multiple) * multiple) - length]
         scores: Tensor = self.unet(F.pad(image, padding))
-        return scores[(slice(None), slice(None), *[slice(0, length) for length in size])]
+        places = (slice(None), slice(None), *[slice(0, length) for length in size])
+        return scores[places]
 
     @torch.jit.unused
     def pretrained_modules(self) -> list[list[nn.Module]]:

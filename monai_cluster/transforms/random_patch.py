@@ -118,7 +118,8 @@ class RandLabelledPatchd(MapTransform, RandomizableTransform):
             voxels = torch.nonzero(label == chosen)
             centre = voxels[self.R.randint(len(voxels))].numpy().astype(float)
             # Anywhere in the patch, so that position says nothing about the class.
-            return centre + (self.R.random(len(self.size)) - 0.5) * 0.5 * np.asarray(self.size)
+            moved: np.ndarray[Any, Any] = centre + (self.R.random(len(self.size)) - 0.5) * 0.5 * np.asarray(self.size)
+            return moved
         low = np.asarray(self.size) / 2 - 0.5
         high = np.asarray(label.shape) - 1 - low
         return np.where(high > low, low + self.R.random(len(self.size)) * (high - low), (low + high) / 2)

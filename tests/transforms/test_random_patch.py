@@ -30,7 +30,9 @@ def test_without_rotation_zoom_and_flip_a_patch_is_a_piece_of_the_image() -> Non
     steps = torch.stack(torch.meshgrid(*[torch.arange(n).float() for n in (8, 8, 4)], indexing="ij"))
     start = patch[:, 0, 0, 0].view(3, 1, 1, 1)  # index values are linear, so interpolation gives them exactly
     torch.testing.assert_close(patch, start + steps, atol=1e-4, rtol=0)
-    assert all(0 <= float(low) <= size - cut_size for low, size, cut_size in zip(start, (20, 24, 12), (8, 8, 4)))
+    assert all(
+        0 <= float(low) <= size - cut_size for low, size, cut_size in zip(start, (20, 24, 12), (8, 8, 4), strict=True)
+    )
 
 
 def test_a_patch_as_large_as_the_image_is_the_image() -> None:
