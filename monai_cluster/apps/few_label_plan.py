@@ -119,8 +119,8 @@ def check_options(
     epochs = number_of_epochs(steps)
     if "decoder_first" in schedules and epochs < 5:
         raise ValueError(
-            f"decoder_first trains the new parts in a fifth of the epochs, but {steps} steps make {epochs} epochs: take "
-            "a multiple of 10."
+            f"decoder_first trains the new parts in a fifth of the epochs, but {steps} steps make {epochs}: use a "
+            "multiple of 10."
         )
 
 

@@ -31,6 +31,8 @@ OPTION_OF = {
     "seed": "seed",
     "resume": "resume",
     "pretrained": "pretrained",
+    "schedule": "schedule",
+    "spatial_dims": "spatial_dims",
 }
 PLACES = {"bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "pretrained", "_meta_"}
 
@@ -90,17 +92,18 @@ def finetune(
             raise FileNotFoundError(f"{name} {path!r} does not exist.")
     bundle = f"{task}_finetuning"
     root = bundle_root(bundle)
-    named_anyway = sorted(OPTION_OF.keys() & dict(overrides or {}).keys())
-    if named_anyway:
-        options = ", ".join(f"{key!r} is {OPTION_OF[key]}" for key in named_anyway)
-        raise ValueError(f"these keys have options of their own, which overrides must not contradict: {options}.")
     named = {
         "max_epochs": max_epochs,
         "num_workers": num_workers,
         "device": None if device is None else f"$torch.device({device!r})",
     }
-    settings: dict[str, Any] = {"spatial_dims": spatial_dims}
-    settings |= {name: value for name, value in named.items() if value is not None} | dict(overrides or {})
+    said = {name: value for name, value in named.items() if value is not None}
+    option_of = OPTION_OF | {name: name for name in said}
+    named_anyway = sorted(option_of.keys() & dict(overrides or {}).keys())
+    if named_anyway:
+        options = ", ".join(f"{key!r} is {option_of[key]}" for key in named_anyway)
+        raise ValueError(f"these keys have options of their own, which overrides must not contradict: {options}.")
+    settings: dict[str, Any] = {"spatial_dims": spatial_dims} | said | dict(overrides or {})
     check_override_keys(settings, root)
     settings |= {
         "bundle_root": str(root),

@@ -121,8 +121,8 @@ def _as_stored(upright: Any, source: Path) -> Any:
         header = nib.load(source)
         affine, shape = header.affine, tuple(header.shape)[:3]
     elif file_suffix(source) in ITK_SUFFIXES:
-        array, meta = SimpleITKReader().get_data(SimpleITKReader().read(source))
-        affine, shape = meta["affine"], array.shape[-2:]
+        _, meta = SimpleITKReader().get_data(SimpleITKReader().read(source))
+        affine, shape = meta["affine"], tuple(meta["spatial_shape"])
     else:
         return upright  # DICOM: rows and columns, as read
     codes = [nib.orientations.io_orientation(one) for one in (upright.affine, affine)]
