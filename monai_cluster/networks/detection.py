@@ -23,6 +23,7 @@ from .slice_encoder import SliceEncoder
 
 __all__ = ["ClusterDetector", "build_detector"]
 
+NOT_VALUES = ("self", "__class__", "slice_encoder", "slice_aggregator")
 DEFAULT_ANCHORS: dict[int, list[list[float]]] = {
     2: [[16, 16], [12, 24], [24, 12]],
     3: [[12, 12, 6], [8, 16, 6], [16, 8, 6]],
@@ -95,7 +96,7 @@ class ClusterDetector(RetinaNetDetector):
         window_overlap: float = 0.5,
         window_batch: int = 1,
     ) -> None:
-        arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        arguments = {key: value for key, value in locals().items() if key not in NOT_VALUES}
         extractor = _extractor(
             spatial_dims, kind, slice_encoder, slice_aggregator, model, in_channels, channels, levels, depth_strides
         )
@@ -109,12 +110,7 @@ class ClusterDetector(RetinaNetDetector):
         self.set_target_keys(ClusterKeys.BOX, ClusterKeys.BOX_LABEL)
         self.pred_score_key = ClusterKeys.SCORE
         self.set_cls_loss(FocalLossPerPositive(focal_gamma, focal_alpha))
-        if box_loss not in ("giou", "l1"):
-            raise ValueError(f"box_loss must be 'giou' or 'l1', got {box_loss!r}.")
-        if box_loss == "giou":
-            self.set_box_regression_loss(BoxGIoULoss(), encode_gt=False, decode_pred=True)
-        else:
-            self.set_box_regression_loss(nn.SmoothL1Loss(beta=1 / 9), encode_gt=True, decode_pred=False)
+        self._choose_box_loss(box_loss)
         self.set_atss_matcher(atss_candidates, center_in_gt=False)
         if sampled_anchors is not None:
             self.set_hard_negative_sampler(sampled_anchors, positive_share, min_neg=sampled_anchors // 4)
@@ -225,6 +221,14 @@ class ClusterDetector(RetinaNetDetector):
         arguments["slice_encoder"] = None if encoder is None else encoder.architecture()
         arguments["slice_aggregator"] = None if aggregator is None else describe_part(aggregator)
         return arguments
+
+    def _choose_box_loss(self, name: str) -> None:
+        if name == "giou":
+            self.set_box_regression_loss(BoxGIoULoss(), encode_gt=False, decode_pred=True)
+        elif name == "l1":
+            self.set_box_regression_loss(nn.SmoothL1Loss(beta=1 / 9), encode_gt=True, decode_pred=False)
+        else:
+            raise ValueError(f"box_loss must be 'giou' or 'l1', got {name!r}.")
 
     def _target(self, target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
         boxes = _plain(target[self.target_box_key]).to(device, torch.float32).reshape(-1, 2 * self.spatial_dims)
