@@ -64,8 +64,8 @@ class InflatedUNet(nn.Module):
             backbone=f"cluster_{model}",
             decoder_channels=tuple(widths),
             spatial_dims=3,
-            # Batches of one or two volumes have no useful statistics; MONAI takes one number of groups for all levels.
-            norm=("group", {"num_groups": 1}),
+            # Batches of one or two volumes have no useful statistics, and with one group of channels it stalls early.
+            norm=("instance", {"affine": True}),
             is_pad=False,
         )
 
