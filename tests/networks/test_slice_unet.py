@@ -15,7 +15,7 @@ from monai_cluster.networks import (
     SliceEncoder,
     TransformerAggregator,
 )
-from monai_cluster.networks.slice_context import cell_levels, cells_to_rows
+from monai_cluster.networks.slice_context import SliceContext, cell_levels, cells_to_rows
 from monai_cluster.networks.slice_decoder import SliceDecoder
 from monai_cluster.networks.slice_unet import pad_in_plane
 
@@ -128,7 +128,16 @@ def test_rows_hold_one_cell_of_one_volume_in_the_order_of_slices() -> None:
     rows = cells_to_rows(where, 2)
     assert rows.shape == (24, 5, 4)
     assert torch.equal(rows[:, :, 1], torch.arange(5).expand(24, 5))
-    assert (rows[:, :, [0, 2, 3]] == rows[:, :1, [0, 2, 3]]).all()
+    cells = torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(4))
+    assert torch.equal(rows[:, :, [0, 2, 3]], cells[:, None].expand(-1, 5, -1))
+
+
+@torch.no_grad()
+def test_every_cell_gets_its_own_context_back() -> None:
+    context, cells = SliceContext(6, 6), torch.randn(2 * 5, 3, 4, 6)
+    context.output.weight.copy_(torch.eye(6))
+    deepest = torch.randn(2 * 5, 6, 3, 4)
+    torch.testing.assert_close(context(deepest, cells_to_rows(cells, 2), 2), deepest + cells.permute(0, 3, 1, 2))
 
 
 @torch.no_grad()
