@@ -196,8 +196,8 @@ def test_torchscript_computes_the_same(kind: type | None) -> None:
 
 def test_bfloat16_on_a_cpu_agrees_with_float32_for_narrow_images() -> None:
     network = unet(spread=0.1).train()
-    for size in ((100, 20), (16, 16), (20, 100)):
-        x = volume(2, 1, *size, 3)
+    for size in ((100, 20), (16, 16)):
+        x = volume(2, 1, *size)
         gradients = []
         for amp in (False, True):
             network.zero_grad()
