@@ -257,3 +257,7 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path, phant
     for one, other in zip(*both, strict=True):
         clock = {name for name in one if name == "time" or "second" in name}
         assert {name: one[name] for name in set(one) - clock} == {name: other[name] for name in set(other) - clock}
+    before = (tmp_path / "cut" / "exported" / "model.safetensors").read_bytes()
+    run(tmp_path / "cut", phantoms, resume=True, **options)
+    assert [epoch["epoch"] for epoch in epochs_of(tmp_path / "cut")] == [1, 2, 3], "a finished run goes no further"
+    assert (tmp_path / "cut" / "exported" / "model.safetensors").read_bytes() == before
