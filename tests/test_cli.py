@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import monai_cluster.apps
 from monai_cluster import __version__
@@ -89,3 +92,39 @@ def test_an_override_may_not_contradict_an_option(capsys, tmp_path) -> None:
     assert main(words) == 1
     assert "these keys have options of their own" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+def test_an_error_in_a_bundle_is_told_without_monais_words_about_it(capsys, tmp_path) -> None:
+    """And with all of ours: the sample's name stands in the error, the reason alone in its cause."""
+    for name, pixels in (("image", np.eye(40)), ("label", np.eye(40)[:-1])):
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{name}.png")
+    rows = [{"image": "image.png", "label": "label.png"}]
+    (tmp_path / "list.json").write_text(json.dumps({"training": rows, "labels": ["none", "line"]}))
+    words = ["finetune", "segmentation", "--out", str(tmp_path / "out"), "--data", str(tmp_path / "list.json")]
+    words += ["--spatial-dims", "2", "--preset", "cpu", "--val-split", "none", "--num-workers", "0"]
+    assert main(words) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("monai-cluster finetune: SampleError: labelled sample of sample_index 0 (image.png) cannot")
+    assert "a label map must have the image's shape" in said
+    (tmp_path / "out" / "exported" / "model.safetensors").touch()
+    assert main(words) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("monai-cluster finetune: FileExistsError:")
+    assert "already holds a run (model.safetensors)" in said.replace("checkpoints, ", "")
+    assert "Failed to evaluate" not in said
+
+
+def test_lists_of_numbers_and_words_arrive_as_such() -> None:
+    words = ["fewlabel", "detection", "--out", "o", "--data", "d", "--weights", "a", "b", "--numbers", "4", "0"]
+    words += ["--names", "ours", "theirs", "--no-baseline", "--floor", ".5"]
+    seen = vars(build_parser("fewlabel").parse_args(words))
+    assert seen["task"] == "detection"
+    assert (seen["weights"], seen["names"], seen["numbers"]) == (["a", "b"], ["ours", "theirs"], [4, 0])
+    assert (seen["baseline"], seen["floor"], seen["schedules"]) == (False, 0.5, ("full", "frozen"))
+
+
+def test_a_task_that_does_not_exist_is_refused(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["finetune", "regression", "--out", "o", "--data", "d"])
+    assert stop.value.code == 2
+    assert "choose from segmentation, detection, classification" in capsys.readouterr().err.replace("'", "")

@@ -65,7 +65,9 @@ def demo(
     if labels:
         results |= demonstrate_finetuning(folder.root, str(folder.root), seed)
     logger.info(
-        "finished in %.0f s; encoder, models, curves, pictures and scores are in %s", time.monotonic() - started, folder.root
+        "finished in %.0f s; encoder, models, curves, pictures and scores are in %s",
+        time.monotonic() - started,
+        folder.root,
     )
     return results
 

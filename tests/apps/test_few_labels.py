@@ -142,7 +142,7 @@ def test_runs_have_equal_steps_and_differ_in_nothing_but_what_is_compared(finish
 
 
 def auc_of(cases: list[dict[str, Any]]) -> Any:
-    """``row numbers -> AUC``: the share of pairs in the right order (Mann and Whitney), NaN where one class is alone."""
+    """``row numbers -> AUC``: the share of pairs in the right order (Mann, Whitney), NaN where one class is alone."""
     labels = np.array([case["part"]["label"] for case in cases], bool)
     values = np.array([case["part"]["probabilities"][1] for case in cases])
 
