@@ -115,11 +115,11 @@ def load_datalist(
             f"no image or volume found in {', '.join(str(one) for one in sources)}; check path and suffixes"
         )
     _check_files(rows, paths)
-    _check_columns(rows, require)
     for row, name in rows:
         row[ClusterKeys.KIND] = _kind(row, name)
     if kind is not None:
         rows = _only(rows, kind)
+    _check_columns(rows, require)
     ordered = [item for kind in ("volume", "image") for item in rows if item[0][ClusterKeys.KIND] == kind]
     for index, (row, _) in enumerate(ordered):
         row[ClusterKeys.SAMPLE_INDEX] = index

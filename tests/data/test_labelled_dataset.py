@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -163,3 +164,19 @@ def test_label_paths_are_resolved_beside_the_images_and_must_exist(tmp_path: Pat
     path.write_text(json.dumps({"training": [{"image": "a.png", "label": 3}]}))
     with pytest.raises(ValueError, match="'label' must be a path here, got 3"):
         load_datalist(path, paths=("label",))
+
+
+def test_only_rows_of_the_wanted_kind_are_taken_and_need_the_columns(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
+    nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)).to_filename(tmp_path / "v.nii.gz")
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"training": [{"image": "v.nii.gz"}, {"image": "a.png", "label": 1}]}))
+    found = load_datalist(path, kind="image", require=("label",))
+    assert [row["label"] for row in found.images] == [1]
+    assert found.volumes == []
+    assert found.names == ["a.png"]
+    with pytest.raises(ValueError, match="needs the column 'label'"):
+        load_datalist(path, kind="volume", require=("label",))
+    path.write_text(json.dumps({"training": [{"image": "a.png"}]}))
+    with pytest.raises(ValueError, match="volumes are wanted, but all 1 rows"):
+        load_datalist(path, kind="volume")
