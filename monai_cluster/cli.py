@@ -30,6 +30,7 @@ VERBS = {
     "finetune": "train segmentation, detection or classification from pretrained weights",
     "predict": "predict with a fine-tuned model, in the files' own geometry",
     "evaluate": "score a fine-tuned model on labels, or probe a pretrained encoder",
+    "export": "a pretrained encoder or a fine-tuned model as TorchScript, ONNX, safetensors, bundle or torchvision",
     "fewlabel": "is the pretraining worth it: initialisations x labelled patients x seeds, in one table",
 }
 

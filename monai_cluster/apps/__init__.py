@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .embeddings import Embeddings as Embeddings
     from .embeddings import load_embeddings as load_embeddings
     from .evaluation import evaluate as evaluate
+    from .exporting import export as export
     from .few_labels import fewlabel as fewlabel
     from .finetune_finishing import finish_finetuning as finish_finetuning
     from .finetuned import FinetunedModel as FinetunedModel
@@ -38,6 +39,7 @@ __getattr__, __dir__, __all__ = attach(
         "embedding": ["embed"],
         "embeddings": ["Embeddings", "load_embeddings"],
         "evaluation": ["evaluate"],
+        "exporting": ["export"],
         "few_labels": ["fewlabel"],
         "finetune_finishing": ["finish_finetuning"],
         "finetuned": ["FinetunedModel", "load_finetuned"],

@@ -68,7 +68,7 @@ def export_torchvision(network: nn.Module, example: Tensor, path: str | Path, in
 
     Args:
         network: a ``SliceEncoder``, or a network that holds one.
-        example: images ``B C H W`` with the encoder's number of channels, for the comparison.
+        example: images ``B C H W`` or volumes ``B C H W S`` as the encoder takes them, for the comparison.
         path: the file.
         in_channels: of the stem; a grey image repeated over them gives the encoder's features.
 
@@ -103,12 +103,13 @@ def export_torchvision(network: nn.Module, example: Tensor, path: str | Path, in
         reread.load_state_dict(_load_weights_only(unfinished))
         reread.eval()
         repeated = in_channels if encoder.in_channels == 1 else 1
+        images = example if example.ndim == 4 else example.movedim(-1, 1).flatten(0, 1)
 
         def stages(x: Tensor) -> list[Tensor]:
             maps: list[Tensor] = reread(x.repeat(1, repeated, 1, 1))
             return maps
 
-        _report(path, require_agreement(encoder.backbone, stages, [example], "torchvision"))
+        _report(path, require_agreement(encoder.backbone, stages, [images], "torchvision"))
 
     return _written(path, write)
 

@@ -9,7 +9,6 @@ import importlib.util
 import inspect
 import json
 import logging
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .export import _report, _written
+from .onnx_translations import onnx_translations
 from .round_trip import frozen_copy, other_sizes, require_agreement, tensors_of
 
 __all__ = ["export_onnx"]
@@ -59,7 +59,7 @@ def export_onnx(
         names = [f"pred_{number}" for number in range(len(tensors_of(frozen(example))))]
     program = _record(frozen, example, names if len(names) > 1 else ["pred"], dynamic)
     _strip(program, description)
-    examples = [example, *other_sizes(example)] if dynamic else [example, example[:1]]
+    examples = [example, *other_sizes(frozen, example)] if dynamic else [example, example[:1]]
 
     def write(unfinished: Path) -> None:
         program.save(str(unfinished), external_data=False)
@@ -75,38 +75,26 @@ def _record(network: nn.Module, example: Tensor, names: list[str], dynamic: bool
     free = {axis: AXES[axis] for axis in range(example.ndim) if axis == 0 or (dynamic and axis > 1)}
     argument = next(iter(inspect.signature(network.forward).parameters))
     try:
-        with _quietly("torch.onnx"), torch.no_grad():
+        with _quietly("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
             return torch.onnx.export(
                 network,
                 (example.repeat(lasting),),
                 input_names=["image"],
                 output_names=names,
                 dynamic_shapes={argument: free},
-                custom_translation_table=_translations(),
+                custom_translation_table=onnx_translations(),
                 dynamo=True,
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever it stumbles over
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        reason = f"{type(first).__name__}: {first}".splitlines()[0]
         raise TypeError(
             f"{type(network).__name__} cannot be recorded as ONNX ({reason}): "
             + ("try dynamic=False, or another format." if dynamic else "choose another format.")
         ) from error
-
-
-def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """What the exporter of PyTorch 2.13 gets wrong or does not know."""
-    op: Any = importlib.import_module("onnxscript").opset18
-
-    def floordiv(first: Any, second: Any) -> Any:
-        """Rounds down; the exporter's rounds towards zero, so that ``-(-length // 32)`` comes out one too small."""
-        return op.Div(op.Sub(first, op.Mod(first, second)), second)
-
-    def copysign(size: Any, sign: Any) -> Any:
-        """The exporter has none. Minus zero counts as positive; the slice attention multiplies by zero there."""
-        return op.Where(op.Less(sign, op.CastLike(0.0, sign)), op.Neg(op.Abs(size)), op.Abs(size))
-
-    return {operator.floordiv: floordiv, torch.ops.aten.copysign.Tensor: copysign}
 
 
 def _strip(program: Any, description: Mapping[str, Any] | None) -> None:
@@ -135,12 +123,14 @@ def _session(path: Path) -> Callable[[Tensor], list[Tensor]]:
 
 
 @contextlib.contextmanager
-def _quietly(name: str) -> Iterator[None]:
-    """Without a library's warnings about other libraries that are not needed here."""
-    log = logging.getLogger(name)
-    level = log.level
-    log.setLevel(logging.ERROR)
+def _quietly(*names: str) -> Iterator[None]:
+    """Without the exporter's hundreds of lines about its rewriting, and warnings about libraries not needed here."""
+    logs = [logging.getLogger(name) for name in names]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)

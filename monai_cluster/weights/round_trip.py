@@ -17,8 +17,15 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def frozen_copy(network: Network) -> Network:
-    """A copy in evaluation mode, in float32 on the CPU, without gradients; the original stays as it is."""
-    return copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
+    """A copy to compare: in evaluation mode, in float32 on the CPU, without gradients; a detector finds all it can.
+
+    The original stays as it is.
+    """
+    frozen = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
+    selector: Any = getattr(frozen, "box_selector", None)
+    if selector is not None:
+        selector.score_thresh = 0.0  # a detector that finds nothing in noise would agree with any other
+    return frozen
 
 
 def blank_copy(network: Network) -> Network:
@@ -30,18 +37,27 @@ def blank_copy(network: Network) -> Network:
     return blank
 
 
-def other_sizes(example: Tensor) -> list[Tensor]:
-    """Inputs of another batch size and other, uneven lengths; slices at the end of the first volume are padding.
+def other_sizes(network: nn.Module, example: Tensor) -> list[Tensor]:
+    """Inputs of other batch sizes and of other, uneven lengths, where the network takes any.
 
     Args:
+        network: the original; one that wants, say, multiples of 32 is compared at the example's lengths only.
         example: ``B C H W`` or ``B C H W S``.
+
+    Returns:
+        the first image alone, and a batch of B + 1; of volumes, the first one's last two slices are padding there.
     """
     generator = torch.Generator().manual_seed(1)
     lengths = [length + more for length, more in zip(example.shape[2:], (3, 14, 2), strict=False)]
-    other = torch.rand(len(example) + 1, example.shape[1], *lengths, generator=generator)
-    if other.ndim == 5:
-        other[0, ..., -2:] = 0
-    return [example[:1], other]
+    uneven = torch.rand(len(example) + 1, example.shape[1], *lengths, generator=generator)
+    if uneven.ndim == 5:
+        uneven[0, ..., -2:] = 0
+    try:
+        with torch.no_grad():
+            network(uneven)
+    except (RuntimeError, ValueError):
+        uneven = torch.cat([example, example[:1]])
+    return [example[:1], uneven]
 
 
 def require_agreement(
@@ -64,7 +80,7 @@ def require_agreement(
         the largest difference found, measured in the same way.
 
     Raises:
-        ValueError: if the network's own outputs are not finite, or there are none (a detector that finds nothing).
+        ValueError: if the network's own outputs are not finite, or there are none.
         RuntimeError: if shapes or values disagree.
     """
     worst, compared = 0.0, 0

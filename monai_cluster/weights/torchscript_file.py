@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,11 +47,20 @@ def export_torchscript(
             "another format; a detector goes as safetensors or bundle."
         ) from error
 
+    saved = io.BytesIO()
+    save_net_with_metadata(scripted, saved, include_config_vals=False, meta_values=dict(description or {}))
+
     def write(unfinished: Path) -> None:
-        save_net_with_metadata(
-            scripted, str(unfinished), include_config_vals=False, meta_values=dict(description or {})
-        )
+        _write_without_sources(saved, unfinished)
         reread = load_net_with_metadata(str(unfinished), torch.device("cpu"))[0]
-        _report(path, require_agreement(frozen, reread, [example, *other_sizes(example)], "TorchScript"))
+        _report(path, require_agreement(frozen, reread, [example, *other_sizes(frozen, example)], "TorchScript"))
 
     return _written(path, write)
+
+
+def _write_without_sources(saved: io.BytesIO, path: Path) -> None:
+    """Leave out the records of where the source code lay: paths of the machine that exported, for error messages."""
+    with zipfile.ZipFile(saved) as read, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as written:
+        for record in read.infolist():
+            if not record.filename.endswith(".debug_pkl"):
+                written.writestr(zipfile.ZipInfo(record.filename), read.read(record))
