@@ -45,7 +45,10 @@ def draw_training(metrics_jsonl: str | Path, out_png: str | Path) -> Path:
             _line(axes, points, name, PALETTE[number % len(PALETTE)] if len(series) > 1 else PALETTE[0])
         if title.startswith("validation"):
             axes.set_ylim(0, 1.02)
-        axes.set_yscale(scale)
+        drawn = [epoch[name] for epoch in epochs for name in series if (epoch.get(name) or 0) > 0]
+        if scale == "log" and drawn and max(drawn) > 10 * min(drawn):  # below a decade a logarithmic axis has no round ticks
+            axes.set_yscale(scale)
+        axes.set_xlim(0.5, epochs[-1]["epoch"] + 0.5)  # one range for panels that have numbers in few epochs
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
