@@ -46,7 +46,7 @@ def draw_training(metrics_jsonl: str | Path, out_png: str | Path) -> Path:
         if title.startswith("validation"):
             axes.set_ylim(0, 1.02)
         drawn = [epoch[name] for epoch in epochs for name in series if (epoch.get(name) or 0) > 0]
-        if scale == "log" and drawn and max(drawn) > 10 * min(drawn):  # below a decade a logarithmic axis has no round ticks
+        if scale == "log" and drawn and max(drawn) > 10 * min(drawn):  # else it has no round ticks
             axes.set_yscale(scale)
         axes.set_xlim(0.5, epochs[-1]["epoch"] + 0.5)  # one range for panels that have numbers in few epochs
         axes.set_title(title, fontsize=10)
