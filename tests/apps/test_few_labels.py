@@ -311,7 +311,7 @@ def without_training(monkeypatch) -> None:
         ({"names": ["a/b"]}, r"hold neither slashes"),
         ({"overrides": {"max_epochs": 3}}, r"the study itself sets max_epochs"),
         ({"overrides": {"iterations_per_epoch": 3, "label_key": "x"}}, r"itself sets iterations_per_epoch, label_key"),
-        ({"label_key": "grade"}, r"every row needs the column 'grade', 8 lack it"),
+        ({"label_key": "grade"}, r"every row needs the column 'grade', 4 lack it"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_first(
