@@ -151,7 +151,8 @@ def fewlabel(
         )  # fmt: skip
         model = load_finetuned(folder / "train")
         trained = time.monotonic()
-        scores = evaluate_model(model, test, folder / "test", label_key, device, pictures=False, num_draws=200)
+        amp = bool(changes.get("amp", True))  # as in training
+        scores = evaluate_model(model, test, folder / "test", label_key, device, amp=amp, pictures=False, num_draws=200)
         result = {
             **asdict(run), "patients": sorted({patient_of(row) for row in subset}), "rows": len(subset),
             "scores": {name: _or_null(values) for name, values in scores.items()},

@@ -135,7 +135,7 @@ SMALL: dict[str, Any] = {"num_workers": 0, "cache_workers": 1}
 STUDIES: dict[str, Study] = {
     "hippocampus": Study(
         "segmentation", hippocampus, (4, 8, 16, 32, 0), floor=0.65, baseline=True,
-        overrides=SMALL | {"patch_size": [64, 64, 16], "spacing": [0.75, 0.75, 1.0], "flip_axes": [1]},
+        overrides=SMALL | {"patch_size": [64, 64, 16], "spacing": [0.75, 0.75, 1.0], "flip_axes": [1], "overlap": 0.25},
     ),
     "acdc": Study(
         "segmentation", acdc, (5, 10, 0), baseline=True,
