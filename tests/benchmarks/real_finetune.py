@@ -131,7 +131,7 @@ def _written(folder: Path, content: Any, suffix: str) -> Lists:
     return lists
 
 
-SMALL: dict[str, Any] = {"num_workers": 0, "cache_workers": 1}
+SMALL: dict[str, Any] = {"cache_workers": 1}
 STUDIES: dict[str, Study] = {
     "hippocampus": Study(
         "segmentation", hippocampus, (4, 8, 16, 32, 0), floor=0.65, baseline=True,
