@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from monai_cluster._lazy import attach
 
 if TYPE_CHECKING:
+    from .anchor_shapes import anchor_coverage as anchor_coverage
+    from .anchor_shapes import fit_anchor_shapes as fit_anchor_shapes
     from .batch_sampler import JointBatchSampler as JointBatchSampler
     from .batch_size import fit_batch_size as fit_batch_size
     from .box_augment import RandCropBoxd as RandCropBoxd
@@ -64,6 +66,7 @@ __getattr__, __dir__, __all__ = attach(
             "collate_labelled",
         ],
         "labelled_samples": ["labelled_preprocessing"],
+        "anchor_shapes": ["anchor_coverage", "fit_anchor_shapes"],
         "batch_sampler": ["JointBatchSampler"],
         "batch_size": ["fit_batch_size"],
         "box_augment": ["RandCropBoxd", "RandMirrorBoxd"],

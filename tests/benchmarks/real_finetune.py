@@ -143,7 +143,7 @@ STUDIES: dict[str, Study] = {
     ),
     "hippocampus_boxes": Study(
         "detection", hippocampus, (8, 0), steps=200,
-        overrides=SMALL | {"patch_size": [64, 64, 32], "spacing": [0.75, 0.75, 1.0], "anchor_shapes": [[20, 20, 12]]},
+        overrides=SMALL | {"patch_size": [64, 64, 32], "spacing": [0.75, 0.75, 1.0]},
     ),
     "brain_tumours": Study(
         "detection", brain_tumours, (8, 0), spatial_dims=2, steps=300,
@@ -151,16 +151,15 @@ STUDIES: dict[str, Study] = {
     ),
     "lung_boxes": Study(
         "detection", lung_boxes, (8, 0), spatial_dims=2, steps=200,
-        overrides=SMALL | {"image_size": 192, "patch_size": [192, 192], "batch_size": 4,
-                           "anchor_shapes": [[48, 32], [64, 40], [80, 40]]},
+        overrides=SMALL | {"image_size": 192, "patch_size": [192, 192], "batch_size": 4},
     ),
     "lesions": Study(
         "detection", lesions, (0,), steps=200,
-        overrides=SMALL | {"patch_size": [64, 64, 32], "in_channels": 2, "anchor_shapes": [[5, 5, 5], [9, 9, 7]]},
+        overrides=SMALL | {"patch_size": [64, 64, 32], "in_channels": 2},
     ),
     "lesions_swapped": Study(
         "detection", lambda folder: lesions(folder, True), (0,), steps=200,
-        overrides=SMALL | {"patch_size": [64, 64, 32], "in_channels": 2, "anchor_shapes": [[5, 5, 5], [9, 9, 7]]},
+        overrides=SMALL | {"patch_size": [64, 64, 32], "in_channels": 2},
     ),
     "pneumonia": Study(
         "classification", pneumonia, (32, 256, 0), floor=0.911, spatial_dims=2, steps=200,
