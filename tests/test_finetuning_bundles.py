@@ -183,12 +183,14 @@ def test_inference_describes_the_network_that_training_builds_by_default(task: s
     parser = ConfigParser()
     parser.read_config(checks.files(bundle_of(task), "train"))
     labels = {"label_key": "class"} if task == "classification" else {}
-    parser.update({"bundle_root": str(bundle_of(task)), "datalist": str(phantoms), "num_classes": 2, **labels})
+    parser.update({"bundle_root": str(bundle_of(task)), "datalist": str(phantoms), **labels})
     built = parser.get_parsed_content("network_def")
     description = checks.read(bundle_of(task), "inference")["network_description"]
+    # What the data say.
+    description["out_channels" if task == "segmentation" else "num_classes"] = parser.get_parsed_content("num_classes")
+    description["slice_spacing"] = parser.get_parsed_content("slice_spacing")
     if task == "detection":
-        description["num_classes"] = 2
-        fitted = built.architecture()["anchor_shapes"]  # to the data, as classes are
+        fitted = built.architecture()["anchor_shapes"]
         assert fitted == parser.get_parsed_content("anchor_shapes")
         description["anchor_shapes"] = fitted
     assert build_network(description).architecture() == built.architecture() | (

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-__all__ = ["own_error"]
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["own_error", "own_errors"]
 
 WRAPPERS = ("Failed to evaluate", "Failed to instantiate component")
 
@@ -16,3 +19,13 @@ def own_error(error: BaseException) -> BaseException:
     while str(error).startswith(WRAPPERS) and error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Raise what :func:`own_error` finds instead of MONAI's wrapper."""
+    try:
+        yield
+    except RuntimeError as error:
+        own = own_error(error)
+        raise own from own.__cause__

@@ -13,7 +13,7 @@ from monai.bundle import ConfigWorkflow
 
 from monai_cluster.apps.bundle_files import bundle_root, config_files
 from monai_cluster.apps.check_overrides import check_override_keys
-from monai_cluster.apps.config_errors import own_error
+from monai_cluster.apps.config_errors import own_errors
 from monai_cluster.apps.output_folder import OutputFolder, is_main_process
 from monai_cluster.apps.pretraining import plain_path
 from monai_cluster.weights.building import side_file
@@ -124,14 +124,11 @@ def finetune(
         workflow_type="train",
         **settings,
     )
-    try:
+    with own_errors():
         workflow.initialize()
         _note_config(workflow, OutputFolder(out), settings.get("pretrained"))
         workflow.run()
         workflow.finalize()
-    except RuntimeError as error:
-        own = own_error(error)
-        raise own from own.__cause__
     return OutputFolder(out).model
 
 

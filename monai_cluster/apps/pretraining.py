@@ -13,6 +13,7 @@ from monai.bundle import ConfigWorkflow
 
 from monai_cluster.apps.bundle_files import bundle_root, config_files
 from monai_cluster.apps.check_overrides import check_override_keys
+from monai_cluster.apps.config_errors import own_errors
 from monai_cluster.apps.output_folder import OutputFolder, is_main_process
 
 __all__ = ["plain_path", "pretrain"]
@@ -102,10 +103,11 @@ def pretrain(
         workflow_type="train",
         **settings,
     )
-    workflow.initialize()
-    _note_config(workflow, OutputFolder(out))
-    workflow.run()
-    workflow.finalize()
+    with own_errors():
+        workflow.initialize()
+        _note_config(workflow, OutputFolder(out))
+        workflow.run()
+        workflow.finalize()
     return OutputFolder(out).encoder
 
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .readers import SimpleITKReader as SimpleITKReader
     from .readers import read_image as read_image
     from .readers import read_volume as read_volume
+    from .slice_spacing import typical_slice_spacing as typical_slice_spacing
     from .source_grid import class_ids_on_source_grid as class_ids_on_source_grid
     from .source_grid import to_source_grid as to_source_grid
     from .task_phantoms import write_task_phantoms as write_task_phantoms
@@ -86,6 +87,7 @@ __getattr__, __dir__, __all__ = attach(
             "volume_preprocessing",
         ],
         "readers": ["PictureReader", "SimpleITKReader", "read_image", "read_volume"],
+        "slice_spacing": ["typical_slice_spacing"],
         "task_phantoms": ["write_task_phantoms"],
     },
 )

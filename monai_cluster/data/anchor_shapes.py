@@ -13,11 +13,12 @@ from torch import Tensor
 
 from monai_cluster.keys import ClusterKeys as Keys
 
+from .slice_spacing import evenly_spaced
+
 __all__ = ["anchor_coverage", "fit_anchor_shapes"]
 
 logger = logging.getLogger(__name__)
 USUAL_SIZE = 16.0  # voxels; four times the finest level's stride, as in RetinaNet (Lin et al. 2017, arXiv:1708.02002)
-MOST_SAMPLES = 256  # are looked at: sizes are known well enough then, and uncached volumes take time to load
 ROUNDS = 50
 
 
@@ -60,9 +61,8 @@ def fit_anchor_shapes(
     Raises:
         ValueError: if no sample has a box, or boxes have other than ``spatial_dims`` axes.
     """
-    spaced = torch.linspace(0, len(samples) - 1, min(len(samples), MOST_SAMPLES))
-    taken = sorted({int(place) for place in spaced.tolist()})
-    boxes = torch.cat([torch.as_tensor(samples[place][Keys.BOX], dtype=torch.float64) for place in taken])
+    taken = evenly_spaced(samples)
+    boxes = torch.cat([torch.as_tensor(sample[Keys.BOX], dtype=torch.float64) for sample in taken])
     if not len(boxes):
         raise ValueError(
             f"none of the {len(taken)} training samples looked at has a box, so there are no sizes to fit anchors to: "

@@ -14,7 +14,7 @@ from monai_cluster.outputs import SliceFeatures
 from .described_parts import describe_part
 from .resnet_stages import ResNetStages
 from .safe_stages import bfloat16_is_unsafe
-from .slice_context import empty_slices_at_the_end
+from .slice_context import empty_slices_at_the_end, slice_positions
 from .slice_encoder import SliceEncoder
 
 __all__ = ["ClusterClassifier"]
@@ -35,10 +35,11 @@ class ClusterClassifier(nn.Module):
         dropout: before the linear layer, while training.
         level: what describes an image or slice: ``"features"`` of the last stage, or its ``"embedding"``, which is what
             a pretrained aggregator takes. None means the embedding with an aggregator, else the features.
+        slice_spacing: mm between slices, where a call does not say; 1 counts slices.
 
     Raises:
-        ValueError: for an unknown level, fewer than one class, a dropout outside [0, 1), or an aggregator of another
-            dimension.
+        ValueError: for an unknown level, fewer than one class, a dropout outside [0, 1), no positive spacing, or an
+            aggregator of another dimension.
     """
 
     def __init__(
@@ -48,8 +49,12 @@ class ClusterClassifier(nn.Module):
         num_classes: int = 2,
         dropout: float = 0.0,
         level: Literal["features", "embedding"] | None = None,
+        slice_spacing: float = 1.0,
     ) -> None:
         super().__init__()
+        if not slice_spacing > 0:
+            raise ValueError(f"slice_spacing must be above 0, got {slice_spacing}: give the mm between slices.")
+        self.slice_spacing = float(slice_spacing)
         if level not in (None, "features", "embedding"):
             raise ValueError(f"level must be 'features', 'embedding' or None, got {level!r}.")
         if num_classes < 1 or not 0 <= dropout < 1:
@@ -70,7 +75,12 @@ class ClusterClassifier(nn.Module):
         self.norm = nn.BatchNorm1d(dim, affine=False)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(dim, num_classes)
-        self._architecture = {"num_classes": num_classes, "dropout": dropout, "level": self.level}
+        self._architecture = {
+            "num_classes": num_classes,
+            "dropout": dropout,
+            "level": self.level,
+            "slice_spacing": self.slice_spacing,
+        }
 
     def forward(self, image: Tensor, position_mm: Tensor | None = None) -> Tensor:
         """Scores before the softmax.
@@ -78,7 +88,7 @@ class ClusterClassifier(nn.Module):
         Args:
             image: ``B C H W``, or ``B C H W S`` of any number of slices; those at the end that are all zero are
                 padding.
-            position_mm: ``B S``, makes the aggregator's distances millimetres instead of slices.
+            position_mm: ``B S``, where the slices lie; None takes them ``slice_spacing`` apart.
 
         Returns:
             ``B num_classes``.
@@ -102,7 +112,8 @@ class ClusterClassifier(nn.Module):
         slices = slices.reshape(batch, volume.shape[4], -1)
         padded = empty_slices_at_the_end(volume)
         if self.slice_aggregator is not None:
-            embedding: Tensor = self.slice_aggregator(slices, padded, position_mm)[1]
+            position = slice_positions(volume, self.slice_spacing) if position_mm is None else position_mm
+            embedding: Tensor = self.slice_aggregator(slices, padded, position)[1]
             return embedding
         real = (~padded).to(slices.dtype).unsqueeze(-1)
         return (slices * real).sum(dim=1) / real.sum(dim=1)

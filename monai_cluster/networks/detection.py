@@ -47,6 +47,7 @@ class ClusterDetector(RetinaNetDetector):
             level and cost most of the time.
         levels: the backbone's stages that become levels, ending with the last.
         depth_strides: of ``"stacked"``: slices per cell at each level.
+        slice_spacing: of ``"stacked"``: mm between slices; 1 counts slices.
         anchor_shapes: sizes in voxels along the array's axes at the finest level; None takes
             ``((16, 16), (12, 24), (24, 12))``, in 3D with a third size of 6.
         anchor_scales: factor of the shapes at each level; None doubles from level to level.
@@ -80,6 +81,7 @@ class ClusterDetector(RetinaNetDetector):
         channels: int = 64,
         levels: Sequence[int] = (1, 2, 3, 4),
         depth_strides: Sequence[int] = (1, 2, 4, 8),
+        slice_spacing: float = 1.0,
         anchor_shapes: Sequence[Sequence[float]] | None = None,
         anchor_scales: Sequence[float] | None = None,
         box_loss: Literal["giou", "l1"] = "giou",
@@ -98,8 +100,9 @@ class ClusterDetector(RetinaNetDetector):
     ) -> None:
         arguments = {key: value for key, value in locals().items() if key not in NOT_VALUES}
         extractor = _extractor(
-            spatial_dims, kind, slice_encoder, slice_aggregator, model, in_channels, channels, levels, depth_strides
-        )
+            spatial_dims, kind, slice_encoder, slice_aggregator, model, in_channels, channels, levels, depth_strides,
+            slice_spacing,
+        )  # fmt: skip
         shapes = DEFAULT_ANCHORS[spatial_dims] if anchor_shapes is None else [list(shape) for shape in anchor_shapes]
         scales = [2.0**place for place in range(len(levels))] if anchor_scales is None else list(anchor_scales)
         _check_anchors(shapes, scales, spatial_dims, len(levels))
@@ -255,6 +258,7 @@ def _extractor(
     channels: int,
     levels: Sequence[int],
     depth_strides: Sequence[int],
+    slice_spacing: float,
 ) -> Extractor:
     """The feature pyramid of a kind, or what contradicts it."""
     kinds = {"slice": 2, "inflated": 3, "stacked": 3}
@@ -272,7 +276,7 @@ def _extractor(
     encoder = SliceEncoder(model, in_channels) if slice_encoder is None else slice_encoder
     if kind == "slice":
         return SlicePyramidExtractor(encoder, channels, levels)
-    return StackedPyramidExtractor(encoder, slice_aggregator, channels, levels, depth_strides)
+    return StackedPyramidExtractor(encoder, slice_aggregator, channels, levels, depth_strides, slice_spacing)
 
 
 def _check_anchors(shapes: list[list[float]], scales: list[float], spatial_dims: int, num_levels: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .resnet_stages import ResNetStages
 from .safe_stages import safe_stages
-from .slice_context import SliceContext, cells_to_rows, local_slice_embeddings, trailing_padding
+from .slice_context import SliceContext, cells_to_rows, local_slice_embeddings, slice_positions, trailing_padding
 from .slice_encoder import SliceEncoder, as_channels_last
 
 __all__ = ["InflatedPyramidExtractor", "SlicePyramidExtractor", "StackedPyramidExtractor"]
@@ -136,9 +136,10 @@ class StackedPyramidExtractor(_Pyramid):
         out_channels: channels of every level; a multiple of 8, at least 16.
         levels: stages that become levels, counted from 1 and ending with the last.
         depth_strides: slices per cell, for each level; each a multiple of the one before.
+        slice_spacing: mm between slices; 1 counts slices.
 
     Raises:
-        ValueError: for other levels, channels or strides.
+        ValueError: for other levels, channels or strides, or no positive spacing.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class StackedPyramidExtractor(_Pyramid):
         out_channels: int = 32,
         levels: Sequence[int] = (1, 2, 3, 4),
         depth_strides: Sequence[int] = (1, 2, 4, 8),
+        slice_spacing: float = 1.0,
     ) -> None:
         super().__init__(3, slice_encoder.stage_channels, out_channels, levels)
         steps = [1, *depth_strides]
@@ -156,6 +158,9 @@ class StackedPyramidExtractor(_Pyramid):
                 f"depth_strides must be one number per level, each a multiple of the one before, got "
                 f"{list(depth_strides)} for {len(levels)} levels."
             )
+        if not slice_spacing > 0:
+            raise ValueError(f"slice_spacing must be above 0, got {slice_spacing}: give the mm between slices.")
+        self.slice_spacing = float(slice_spacing)
         self.depth_strides = [int(stride) for stride in depth_strides]
         self.size_divisible = (DEEPEST_STRIDE, DEEPEST_STRIDE, self.depth_strides[-1])
         self.slice_encoder, self.slice_aggregator = slice_encoder, slice_aggregator
@@ -173,8 +178,10 @@ class StackedPyramidExtractor(_Pyramid):
         if self.slice_context is not None and self.slice_aggregator is not None:
             cells = cells_to_rows(local_slice_embeddings(self.slice_encoder, maps), batch)
             padded = trailing_padding(image)
-            rows = None if padded is None else padded.repeat_interleave(len(cells) // batch, dim=0)
-            tokens, _ = self.slice_aggregator(cells, rows)
+            repeats = len(cells) // batch
+            rows = None if padded is None else padded.repeat_interleave(repeats, dim=0)
+            position = slice_positions(image, self.slice_spacing).repeat_interleave(repeats, dim=0)
+            tokens, _ = self.slice_aggregator(cells, rows, position)
             maps = [*maps[:-1], self.slice_context(maps[-1], tokens, batch)]
         levels = zip(self.select(maps), self.depth_strides, strict=True)
         return self.fuse([_stack(level, batch, stride) for level, stride in levels])

@@ -15,6 +15,7 @@ __all__ = [
     "cells_to_rows",
     "empty_slices_at_the_end",
     "local_slice_embeddings",
+    "slice_positions",
     "trailing_padding",
 ]
 
@@ -52,6 +53,12 @@ def empty_slices_at_the_end(volume: Tensor) -> Tensor:
     real = (volume != 0).flatten(1, 3).any(dim=1)
     later = real.long().flip(1).cumsum(1).flip(1)  # real slices from here on
     return (later == 0) & (torch.arange(real.shape[1], device=real.device) > 0)
+
+
+def slice_positions(volume: Tensor, spacing: float) -> Tensor:
+    """Millimetres ``B S`` from the first slice of ``B C H W S`` to each."""
+    positions = torch.arange(volume.shape[4], device=volume.device, dtype=torch.float32) * spacing
+    return positions.unsqueeze(0).expand(volume.shape[0], -1)
 
 
 def trailing_padding(volume: Tensor) -> Tensor | None:

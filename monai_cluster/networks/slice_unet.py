@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from .described_parts import describe_part
 from .recording import is_recording
 from .resnet_stages import ResNetStages
-from .slice_context import SliceContext, cell_levels, cells_to_rows, empty_slices_at_the_end
+from .slice_context import SliceContext, cell_levels, cells_to_rows, empty_slices_at_the_end, slice_positions
 from .slice_decoder import SliceDecoder
 from .slice_encoder import SliceEncoder, as_channels_last
 
@@ -47,10 +47,12 @@ class ContextSliceUNet(nn.Module):
         slice_aggregator: a deformable or transformer one; None segments every slice by itself.
         out_channels: K, classes with the background.
         decoder_channels: at 1/16, 1/8, 1/4, 1/2 and 1/1 of the size.
+        slice_spacing: mm between slices, where a call does not say; 1 counts slices.
 
     Raises:
         TypeError: if the encoder's backbone is a module of one's own, or the aggregator only pools.
-        ValueError: for other decoder channels, fewer than one class, or an aggregator of another dimension.
+        ValueError: for other decoder channels, fewer than one class, no positive spacing, or an aggregator of another
+            dimension.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class ContextSliceUNet(nn.Module):
         slice_aggregator: nn.Module | None = None,
         out_channels: int = 2,
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+        slice_spacing: float = 1.0,
     ) -> None:
         super().__init__()
         if not isinstance(slice_encoder.backbone, ResNetStages):
@@ -66,8 +69,11 @@ class ContextSliceUNet(nn.Module):
                 "the slice U-Net needs the stem's map of a named ResNet, got a backbone "
                 f"{type(slice_encoder.backbone).__name__}: build SliceEncoder by a name such as 'resnet18'."
             )
-        if out_channels < 1:
-            raise ValueError(f"out_channels must be at least 1, got {out_channels}.")
+        if out_channels < 1 or not slice_spacing > 0:
+            raise ValueError(
+                f"out_channels must be at least 1 and slice_spacing above 0, got {out_channels} and {slice_spacing}."
+            )
+        self.slice_spacing = float(slice_spacing)
         self.slice_encoder, self.slice_aggregator = slice_encoder, slice_aggregator
         self.slice_context: SliceContext | None = None
         channels = slice_encoder.stage_channels
@@ -79,15 +85,18 @@ class ContextSliceUNet(nn.Module):
             self.slice_context = SliceContext(slice_encoder.embedding_dim, channels[-1])
         skips = [*reversed(channels[:-1]), STEM_CHANNELS, slice_encoder.in_channels]
         self.decoder = SliceDecoder(channels[-1], skips, decoder_channels, out_channels)
-        self._architecture = {"out_channels": out_channels, "decoder_channels": list(decoder_channels)}
+        self._architecture = {
+            "out_channels": out_channels,
+            "decoder_channels": list(decoder_channels),
+            "slice_spacing": self.slice_spacing,
+        }
 
     def forward(self, image: Tensor, position_mm: Tensor | None = None) -> Tensor:
         """Scores before the softmax.
 
         Args:
             image: ``B C H W`` or ``B C H W S``, of any size; slices at the end that are all zero are padding.
-            position_mm: ``B S``, makes the aggregator's distances millimetres instead of slices, as in a pretraining
-                with positions.
+            position_mm: ``B S``, where the slices lie; None takes them ``slice_spacing`` apart.
 
         Returns:
             ``B K H W`` or ``B K H W S``.
@@ -120,8 +129,8 @@ class ContextSliceUNet(nn.Module):
             cells = cells_to_rows(embeddings, batch)
             repeats = deepest.shape[2] * deepest.shape[3]
             padded = empty_slices_at_the_end(volume).repeat_interleave(repeats, dim=0)
-            position = None if position_mm is None else position_mm.repeat_interleave(repeats, dim=0)
-            tokens = self.slice_aggregator(cells, padded, position)[0]
+            position = slice_positions(volume, self.slice_spacing) if position_mm is None else position_mm
+            tokens = self.slice_aggregator(cells, padded, position.repeat_interleave(repeats, dim=0))[0]
             deepest = self.slice_context(deepest, tokens, batch)
         scores: Tensor = self.decoder(deepest, [maps[2], maps[1], maps[0], stem, slices])
         return scores

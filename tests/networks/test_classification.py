@@ -147,3 +147,15 @@ def test_what_cannot_work_is_refused() -> None:
         classifier(MaxPool(8), level="features")
     with pytest.raises(ValueError, match="image must be B C H W or B C H W S with C = 1"):
         classifier()(torch.zeros(2, 2, 8, 8))
+
+
+@torch.no_grad()
+def test_slices_lie_as_far_apart_as_the_classifier_was_told() -> None:
+    aggregator, x = DeformableAggregator(8, 2, 2, 4, 12), volume(2, 1, 8, 8, 7)
+    counted, thick = classifier(aggregator), classifier(aggregator, slice_spacing=40.0)
+    thick.load_state_dict(counted.state_dict())
+    position = torch.arange(7.0).expand(2, -1) * 40
+    assert torch.equal(thick.embed(x), counted.embed(x, position))
+    assert thick.architecture()["slice_spacing"] == 40.0
+    with pytest.raises(ValueError, match="slice_spacing must be above 0, got -1"):
+        classifier(slice_spacing=-1)

@@ -213,3 +213,20 @@ def test_float32_is_kept_to_where_bfloat16_is_wrong() -> None:
         assert unsafe(16, 16)
         with torch.no_grad():
             assert not unsafe(16, 16)
+
+
+@torch.no_grad()
+def test_distances_of_stacked_slices_are_as_told() -> None:
+    near, far = (stacked(depth_strides=(1, 1), slice_spacing=mm).eval() for mm in (1.0, 50.0))
+    for extractor in (near, far):
+        assert extractor.slice_context is not None
+        nn.init.normal_(extractor.slice_encoder.projection.weight, generator=torch.Generator().manual_seed(1))
+        nn.init.normal_(extractor.slice_context.output.weight, generator=torch.Generator().manual_seed(2))
+    far.load_state_dict(near.state_dict())
+    asked = []
+    assert far.slice_aggregator is not None
+    far.slice_aggregator.register_forward_pre_hook(lambda module, given: asked.append(given[2]))
+    assert not torch.allclose(far(volume())[-1], near(volume())[-1])
+    assert torch.equal(asked[0][0], 50 * torch.arange(6.0))
+    with pytest.raises(ValueError, match="slice_spacing must be above 0, got 0"):
+        stacked(slice_spacing=0)

@@ -216,10 +216,23 @@ def test_what_cannot_work_is_refused() -> None:
         ContextSliceUNet(encoder, MeanPool(8))
     with pytest.raises(ValueError, match="the aggregator takes 16 numbers per slice and the encoder gives 8"):
         ContextSliceUNet(encoder, DeformableAggregator(16, 1, 2, 4, 12))
-    with pytest.raises(ValueError, match="out_channels must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="out_channels must be at least 1 .*got 0 and 1"):
         ContextSliceUNet(encoder, out_channels=0)
     with pytest.raises(ValueError, match=r"decoder_channels must be 5 numbers of 1 or more.*, got \[16, 0, 8, 8, 8\]"):
         ContextSliceUNet(encoder, decoder_channels=(16, 0, 8, 8, 8))
     for shape in ((1, 64, 64), (1, 3, 64, 64)):
         with pytest.raises(ValueError, match=r"image must be B C H W or B C H W S with C = 1"):
             unet()(torch.zeros(shape))
+
+
+@torch.no_grad()
+def test_slices_lie_as_far_apart_as_the_network_was_told() -> None:
+    x = volume(2, 1, 64, 64, 5)
+    counted, thick = unet(spread=0.5), unet(spread=0.5, slice_spacing=8.0)
+    position = torch.arange(5.0).expand(2, -1)
+    assert torch.equal(counted(x), counted(x, position))
+    assert torch.equal(thick(x), counted(x, 8 * position))
+    assert not torch.allclose(thick(x), counted(x))
+    assert thick.architecture()["slice_spacing"] == 8.0
+    with pytest.raises(ValueError, match="slice_spacing above 0, got 3 and 0"):
+        unet(slice_spacing=0)
