@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from monai.bundle import ConfigWorkflow
 
-from monai_cluster.apps.bundle_files import bundle_root, config_files
+from monai_cluster.apps.bundle_files import bundle_root
 from monai_cluster.apps.check_overrides import check_override_keys
-from monai_cluster.apps.config_errors import own_errors
-from monai_cluster.apps.output_folder import OutputFolder, is_main_process
+from monai_cluster.apps.output_folder import OutputFolder
 from monai_cluster.apps.pretraining import plain_path
+from monai_cluster.apps.training_workflow import run_training
 from monai_cluster.weights.building import side_file
 
 __all__ = ["TASKS", "finetune"]
@@ -34,7 +32,6 @@ OPTION_OF = {
     "schedule": "schedule",
     "spatial_dims": "spatial_dims",
 }
-PLACES = {"bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "pretrained", "_meta_"}
 
 
 def finetune(
@@ -117,27 +114,9 @@ def finetune(
     }
     if pretrained is not None:
         settings["pretrained"] = plain_path(str(_weights(pretrained)), "pretrained")
-    workflow = ConfigWorkflow(
-        config_file=config_files(bundle, _configs(bundle, preset, network, spatial_dims)),
-        meta_file=str(root / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type="train",
-        **settings,
-    )
-    with own_errors():
-        workflow.initialize()
-        _note_config(workflow, OutputFolder(out), settings.get("pretrained"))
-        workflow.run()
-        workflow.finalize()
+    known = {"pretrained_sha256": side_file(settings.get("pretrained")).get("sha256")}
+    run_training(bundle, _configs(bundle, preset, network, spatial_dims), settings, OutputFolder(out), known)
     return OutputFolder(out).model
-
-
-def _note_config(workflow: ConfigWorkflow, folder: OutputFolder, pretrained: str | None) -> None:
-    """What ran, without the places where it ran."""
-    if is_main_process():
-        kept = {key: value for key, value in workflow.parser.get().items() if key not in PLACES}
-        kept["pretrained_sha256"] = side_file(pretrained).get("sha256")
-        folder.config.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def _weights(pretrained: str) -> Path:

@@ -87,6 +87,7 @@ def _start_log(path: Path) -> None:
         terminal = logging.StreamHandler()
         terminal.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(terminal)
+        logger.propagate = False  # MONAI's detection code gives the root logger a handler, which would say all again
     file = logging.FileHandler(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     file.set_name(LOG_HANDLER)

@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from monai.bundle import ConfigWorkflow
 
-from monai_cluster.apps.bundle_files import bundle_root, config_files
+from monai_cluster.apps.bundle_files import bundle_root
 from monai_cluster.apps.check_overrides import check_override_keys
-from monai_cluster.apps.config_errors import own_errors
-from monai_cluster.apps.output_folder import OutputFolder, is_main_process
+from monai_cluster.apps.output_folder import OutputFolder
+from monai_cluster.apps.training_workflow import run_training
 
 __all__ = ["plain_path", "pretrain"]
 
@@ -28,7 +26,6 @@ OPTION_OF = {
     "seed": "seed",
     "resume": "resume",
 }
-PLACES = {"bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "pretrained", "_meta_"}
 
 
 def pretrain(
@@ -96,26 +93,8 @@ def pretrain(
         "seed": seed,
         "resume": resume,
     }
-    workflow = ConfigWorkflow(
-        config_file=config_files(BUNDLE, _configs(preset, method, schedule)),
-        meta_file=str(root / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type="train",
-        **settings,
-    )
-    with own_errors():
-        workflow.initialize()
-        _note_config(workflow, OutputFolder(out))
-        workflow.run()
-        workflow.finalize()
+    run_training(BUNDLE, _configs(preset, method, schedule), settings, OutputFolder(out))
     return OutputFolder(out).encoder
-
-
-def _note_config(workflow: ConfigWorkflow, folder: OutputFolder) -> None:
-    """What ran, without the places where it ran."""
-    if is_main_process():
-        kept = {key: value for key, value in workflow.parser.get().items() if key not in PLACES}
-        folder.config.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def _configs(preset: str, method: str, schedule: str) -> list[str]:

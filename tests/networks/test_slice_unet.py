@@ -216,7 +216,7 @@ def test_what_cannot_work_is_refused() -> None:
         ContextSliceUNet(encoder, MeanPool(8))
     with pytest.raises(ValueError, match="the aggregator takes 16 numbers per slice and the encoder gives 8"):
         ContextSliceUNet(encoder, DeformableAggregator(16, 1, 2, 4, 12))
-    with pytest.raises(ValueError, match="out_channels must be at least 1 .*got 0 and 1"):
+    with pytest.raises(ValueError, match=r"out_channels must be at least 1 .*got 0 and 1"):
         ContextSliceUNet(encoder, out_channels=0)
     with pytest.raises(ValueError, match=r"decoder_channels must be 5 numbers of 1 or more.*, got \[16, 0, 8, 8, 8\]"):
         ContextSliceUNet(encoder, decoder_channels=(16, 0, 8, 8, 8))
