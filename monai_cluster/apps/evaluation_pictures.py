@@ -19,7 +19,7 @@ from monai_cluster.data.boxes import rows_first
 from monai_cluster.data.preprocessing import LoadSampled
 from monai_cluster.data.readers import PICTURE_SUFFIXES, file_suffix
 from monai_cluster.keys import ClusterKeys as Keys
-from monai_cluster.metrics import froc
+from monai_cluster.metrics import froc, operating_threshold
 from monai_cluster.metrics.bootstrap import BootstrapInterval
 from monai_cluster.metrics.classification_scores import confusion_counts
 
@@ -59,7 +59,9 @@ def draw_evaluation(
         said = ", ".join(f"{name.replace('_', ' ')} {scores[name].value:.3f}" for name in ("auc", "balanced_accuracy"))
         yield draw_confusion(counts, model.class_names, folder / "confusion.png", said)
         return
+    lowest = 0.0
     if model.task == "detection":
+        lowest = operating_threshold(parts)  # all boxes down to the lowest scores would hide the image
         intervals = {
             float(name.removeprefix("froc_")): (found.low, found.high)
             for name, found in scores.items()
@@ -73,7 +75,7 @@ def draw_evaluation(
     shown = [
         _scored(model, found, truths(found), cases[place], key) for place, found in zip(chosen, again, strict=True)
     ]
-    yield draw_cases(shown, folder / "cases.png", model.class_names, name, num_cases=len(cases))
+    yield draw_cases(shown, folder / "cases.png", model.class_names, name, num_cases=len(cases), min_box_score=lowest)
 
 
 def _scored(model: FinetunedModel, found: Prediction, truth: Any, case: Mapping[str, Any], key: str) -> ScoredCase:

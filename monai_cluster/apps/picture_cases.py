@@ -68,7 +68,7 @@ def draw_cases(
                 axes.set_title(_title(rank, case, score_name, place, image.shape, plane), fontsize=9, pad=4)
                 if rows > 1:
                     _frame(axes, window, plane)
-    _legend(figure, sorted(ids), class_names, chosen.values())
+    _legend(figure, sorted(ids), class_names, chosen.values(), min_box_score)
     height = figure.get_figheight()
     title = figure.suptitle(f"Cases by {score_name}, n = {num_cases or len(cases)}", fontsize=11, y=1 - 0.08 / height)
     title.set_in_layout(False)  # room for it and for the legend is kept in inches
@@ -160,7 +160,7 @@ def _frame(axes: Any, window: tuple[float, ...], plane: ViewingPlane) -> None:
         )
 
 
-def _legend(figure: Any, ids: Sequence[int], class_names: Sequence[str], cases: Any) -> None:
+def _legend(figure: Any, ids: Sequence[int], class_names: Sequence[str], cases: Any, min_box_score: float) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -175,6 +175,8 @@ def _legend(figure: Any, ids: Sequence[int], class_names: Sequence[str], cases: 
         ]
     if any(case.target_boxes is not None or case.boxes is not None for case in cases):
         handles.append(Line2D([], [], color=TRUTH, label="true box"))
-        handles.append(Line2D([], [], color=FOUND, linestyle="--", label="predicted box, with score"))
+        handles.append(
+            Line2D([], [], color=FOUND, linestyle="--", label=f"predicted box, score at least {min_box_score:.2f}")
+        )
     if handles:
         figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 6), fontsize=8, frameon=False)

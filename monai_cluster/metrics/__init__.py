@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .detection_scores import average_precision as average_precision
     from .detection_scores import froc as froc
     from .detection_scores import match_case as match_case
+    from .detection_scores import operating_threshold as operating_threshold
     from .detection_scores import score_cases as score_cases
     from .detection_scores import score_detections as score_detections
     from .knn import knn_accuracy as knn_accuracy
@@ -61,7 +62,14 @@ __getattr__, __dir__, __all__ = attach(
         "classification_scores": ["area_under_roc", "confusion_counts", "score_classification"],
         "segmentation_scores": ["foreground_mean", "score_segmentation", "summarise_segmentation"],
         "agreement": ["clustering_agreement", "matched_churn"],
-        "detection_scores": ["average_precision", "froc", "match_case", "score_cases", "score_detections"],
+        "detection_scores": [
+            "average_precision",
+            "froc",
+            "match_case",
+            "operating_threshold",
+            "score_cases",
+            "score_detections",
+        ],
         "knn": ["knn_accuracy", "knn_predict"],
         "linear_classification": ["LinearProbeResult", "linear_probe"],
         "rankme": ["effective_rank", "feature_std", "rank_me"],

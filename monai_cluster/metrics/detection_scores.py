@@ -22,6 +22,7 @@ __all__ = [
     "average_precision",
     "froc",
     "match_case",
+    "operating_threshold",
     "score_cases",
     "score_detections",
 ]
@@ -159,6 +160,20 @@ def froc(
         sensitivity = np.concatenate([[0], hits[order].cumsum()[ends]]) / np.float64(total)
     at_rates = {float(rate): float(np.interp(rate, false, sensitivity)) for rate in rates}
     return FrocCurve(false, sensitivity, at_rates, float(np.mean(list(at_rates.values()))))
+
+
+def operating_threshold(cases: Sequence[MatchedCase], false_positives: float = 1.0, iou: float = 0.1) -> float:
+    """The lowest score that leaves at most so many false positives per case: where a detector would be used.
+
+    Args:
+        cases: as :func:`match_case` gives them.
+        false_positives: per case.
+        iou: overlap that makes a hit, one of ``IOU_THRESHOLDS``.
+    """
+    place = IOU_THRESHOLDS.index(round(iou, 2))
+    false = np.sort(np.concatenate([case.scores[~case.hits[place]] for case in cases]))[::-1]
+    allowed = int(false_positives * len(cases))
+    return float(np.nextafter(false[allowed], np.inf)) if len(false) > allowed else 0.0
 
 
 def score_cases(

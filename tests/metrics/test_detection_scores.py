@@ -13,7 +13,14 @@ from monai.apps.detection.metrics.matching import matching_batch
 from monai.data.box_utils import box_iou
 from monai.metrics import compute_froc_curve_data, compute_froc_score
 
-from monai_cluster.metrics import average_precision, froc, match_case, score_cases, score_detections
+from monai_cluster.metrics import (
+    average_precision,
+    froc,
+    match_case,
+    operating_threshold,
+    score_cases,
+    score_detections,
+)
 from monai_cluster.metrics.detection_scores import IOU_THRESHOLDS
 
 BOX = [0.0, 0, 10, 10]
@@ -189,3 +196,14 @@ def test_seven_of_ten_boxes_reach_the_recall_of_seven_tenths() -> None:
     places = [[20.0 * column, 0, 20.0 * column + 10, 10] for column in range(10)]
     case = match_case(found(places[:7], [0.9 - 0.1 * rank for rank in range(7)]), true(places))
     assert average_precision([case], 0) == pytest.approx(71 / 101)
+
+
+def test_the_operating_threshold_leaves_one_false_positive_per_case() -> None:
+    boxes = [[20.0 * place, 0, 20.0 * place + 9, 9] for place in range(4)]
+    detections = found(boxes, [0.9, 0.8, 0.6, 0.4])
+    one = match_case(detections, found(boxes[:1], [1.0]))
+    two = match_case(detections, found([], []))
+    # False are .8, .6, .4 of the first and .9, .8, .6, .4 of the second. Two may stay, but the two .8 go together.
+    assert 0.8 < operating_threshold([one, two]) < 0.8 + 1e-6
+    assert 0.6 < operating_threshold([one]) < 0.6 + 1e-6
+    assert operating_threshold([one], false_positives=3) == 0
