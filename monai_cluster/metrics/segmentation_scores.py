@@ -10,6 +10,7 @@ the found structures only and has to be read beside the number of missed ones.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -126,9 +127,11 @@ def _surface_distances(
     predicted: MaskArray, true: MaskArray, spacing: Sequence[float]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """From each surface voxel of the prediction to the nearest one of the truth, and back, in millimetres."""
-    _, distances, _ = get_edge_surface_distance(
-        torch.from_numpy(predicted), torch.from_numpy(true), spacing=list(spacing), symmetric=True
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI calls its own function with a deprecated argument
+        _, distances, _ = get_edge_surface_distance(
+            torch.from_numpy(predicted), torch.from_numpy(true), spacing=list(spacing), symmetric=True
+        )
     forth, back = (np.asarray(found, np.float64) for found in distances)
     return forth, back
 
