@@ -14,7 +14,7 @@ from monai_cluster.outputs import SliceFeatures
 from .described_parts import describe_part
 from .resnet_stages import ResNetStages
 from .safe_stages import bfloat16_is_unsafe
-from .slice_context import empty_slices_at_the_end, slice_positions
+from .slice_context import as_volume, empty_slices_at_the_end, slice_positions
 from .slice_encoder import SliceEncoder
 
 __all__ = ["ClusterClassifier"]
@@ -96,12 +96,7 @@ class ClusterClassifier(nn.Module):
         Raises:
             ValueError: if ``image`` has another number of axes or channels.
         """
-        if image.dim() not in (4, 5) or image.shape[1] != self.slice_encoder.in_channels:
-            raise ValueError(
-                f"image must be B C H W or B C H W S with C = {self.slice_encoder.in_channels}, got "
-                f"{list(image.shape)}: add the missing axis, or build the slice encoder with other in_channels."
-            )
-        volume = image.unsqueeze(-1) if image.dim() == 4 else image
+        volume = as_volume(image, self.slice_encoder.in_channels)
         scores: Tensor = self.head(self.dropout(self._normalised(self.embed(volume, position_mm))))
         return scores
 

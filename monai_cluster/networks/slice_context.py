@@ -11,6 +11,7 @@ from .slice_encoder import SliceEncoder
 
 __all__ = [
     "SliceContext",
+    "as_volume",
     "cell_levels",
     "cells_to_rows",
     "empty_slices_at_the_end",
@@ -18,6 +19,20 @@ __all__ = [
     "slice_positions",
     "trailing_padding",
 ]
+
+
+def as_volume(image: Tensor, in_channels: int) -> Tensor:
+    """``B C H W S`` as it is, ``B C H W`` as a volume of one slice.
+
+    Raises:
+        ValueError: for another number of axes or channels.
+    """
+    if image.dim() not in (4, 5) or image.shape[1] != in_channels:
+        raise ValueError(
+            f"image must be B C H W or B C H W S with C = {in_channels}, got {list(image.shape)}: add the missing "
+            "axis, or build the slice encoder with other in_channels."
+        )
+    return image.unsqueeze(-1) if image.dim() == 4 else image
 
 
 def cell_levels(maps: list[Tensor], used_levels: list[int]) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from .described_parts import describe_part
 from .recording import is_recording
 from .resnet_stages import ResNetStages
-from .slice_context import SliceContext, cell_levels, cells_to_rows, empty_slices_at_the_end, slice_positions
+from .slice_context import SliceContext, as_volume, cell_levels, cells_to_rows, empty_slices_at_the_end, slice_positions
 from .slice_decoder import SliceDecoder
 from .slice_encoder import SliceEncoder, as_channels_last
 
@@ -104,12 +104,7 @@ class ContextSliceUNet(nn.Module):
         Raises:
             ValueError: if ``image`` has another number of axes or channels.
         """
-        if image.dim() not in (4, 5) or image.shape[1] != self.slice_encoder.in_channels:
-            raise ValueError(
-                f"image must be B C H W or B C H W S with C = {self.slice_encoder.in_channels}, got "
-                f"{list(image.shape)}: add the missing axis, or build the slice encoder with other in_channels."
-            )
-        volume = image.unsqueeze(-1) if image.dim() == 4 else image
+        volume = as_volume(image, self.slice_encoder.in_channels)
         batch, _, height, width, num_slices = volume.shape
         slices = pad_in_plane(volume.permute(0, 4, 1, 2, 3).flatten(0, 1))
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
