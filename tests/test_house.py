@@ -15,7 +15,7 @@ FORBIDDEN_NAMES = {"utils.py", "base.py", "common.py", "helpers.py"}
 
 # A room may import rooms of lower number only, and never its equals.
 LEVEL = {
-    "keys": 0, "outputs": 0, "version": 0, "_lazy": 0, "clustering": 1,
+    "keys": 0, "outputs": 0, "version": 0, "_lazy": 0, "clustering": 1, "integrity": 1,
     "networks": 2, "losses": 2, "transforms": 2, "optimizers": 2, "data": 3,
     "metrics": 3, "handlers": 4, "engines": 5, "weights": 5, "apps": 6, "testing": 7, "cli": 7, "__main__": 8,
 }  # fmt: skip
