@@ -146,8 +146,15 @@ def _markdown(
             spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
             text = f"{np.mean(values):.3f}{spread} (n = {len(values)})"
             if kind in differences:
-                one = differences[kind]
-                text += f"<br>{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
+                text += f"<br>{_difference(differences[kind])}"
             cells.append(text)
         lines.append(f"| {initialisation}, {schedule} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _difference(one: PairedDifference) -> str:
+    """``+0.020 [+0.010, +0.030]``; where there is no interval the cell says why."""
+    if np.isnan(one.low) or np.isnan(one.high):
+        why = "one test patient" if one.num_patients < 2 else "the score is undefined in most draws"
+        return f"{one.mean:+.3f} (no interval: {why})"
+    return f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"

@@ -16,9 +16,11 @@ from sklearn.metrics import roc_auc_score
 
 from monai_cluster.apps import few_labels, fewlabel
 from monai_cluster.apps.few_label_subsets import labelled_subset
+from monai_cluster.apps.few_label_table import _difference
 from monai_cluster.apps.few_labels import planned_runs
 from monai_cluster.data import Datalist
 from monai_cluster.metrics import paired_difference
+from monai_cluster.metrics.bootstrap import PairedDifference
 
 from .conftest import tiny
 
@@ -408,3 +410,10 @@ def test_a_segmentation_study_has_a_baseline_on_request(tmp_path: Path, phantoms
     wanted = float(kinds["dynunet"]["dice"]) - float(kinds["scratch"]["dice"])
     assert [float(row["minus_scratch"]) for row in differences] == pytest.approx([wanted])
     assert differences[0]["test_patients"] == "4"
+
+
+def test_one_test_patient_gives_a_difference_without_an_interval() -> None:
+    alone = PairedDifference(0.02, np.nan, np.nan, 1, 3, 0)
+    assert _difference(alone) == "+0.020 (no interval: one test patient)"
+    assert _difference(PairedDifference(0.02, np.nan, np.nan, 2, 3, 0)).endswith("undefined in most draws)")
+    assert _difference(PairedDifference(0.02, -0.01, 0.05, 9, 3, 0)) == "+0.020 [-0.010, +0.050]"
