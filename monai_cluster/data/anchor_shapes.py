@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,48 +17,69 @@ from .slice_spacing import evenly_spaced
 __all__ = ["anchor_coverage", "fit_anchor_shapes"]
 
 logger = logging.getLogger(__name__)
-USUAL_SIZE = 16.0  # voxels; four times the finest level's stride, as in RetinaNet (Lin et al. 2017, arXiv:1708.02002)
+# log2 of sizes in voxels; first 16, four times the finest level's stride, as in RetinaNet (arXiv:1708.02002)
+TRIED_OCTAVES = sorted((quarter / 4 for quarter in range(4, 21)), key=lambda octave: abs(octave - 4))
 ROUNDS = 50
 
 
-def anchor_coverage(sizes: Tensor, shapes: Sequence[Sequence[float]], scales: Sequence[float]) -> float:
-    """How well anchors can fit: intersection over union with the best of them, both at one centre, mean over boxes.
+def anchor_coverage(
+    sizes: Tensor,
+    shapes: Sequence[Sequence[float]],
+    scales: Sequence[float],
+    strides: Sequence[Sequence[float]] | None = None,
+) -> float:
+    """How well anchors can fit: intersection over union with the best of them, mean over boxes.
 
     Args:
         sizes: ``N d`` in voxels.
         shapes: of the anchors at the finest level.
         scales: their factor at each level.
+        strides: voxels between neighbouring anchors, per level and axis. A box lies a quarter of that beside its anchor
+            on every axis, the mean of what happens; None puts both at one centre.
 
     Returns:
         0..1; ATSS needs no threshold, but boxes below .3 are hard to learn.
     """
-    factors = torch.as_tensor(scales, dtype=torch.float64)[:, None, None]
-    anchors = (factors * torch.as_tensor(shapes, dtype=torch.float64)).flatten(0, 1)
+    shape = torch.as_tensor(shapes, dtype=torch.float64)
+    anchors = torch.as_tensor(scales, dtype=torch.float64)[:, None, None] * shape
+    beside = torch.zeros_like(anchors)
+    if strides is not None:
+        beside += torch.as_tensor(strides, dtype=torch.float64)[:, None] / 4
+    anchors, beside = anchors.flatten(0, 1), beside.flatten(0, 1)
     boxes = sizes.to(torch.float64)[:, None]
-    common = torch.minimum(boxes, anchors).prod(-1)
+    sides = torch.minimum(torch.minimum(boxes, anchors), ((boxes + anchors) / 2 - beside).clamp(min=0))
+    common = sides.prod(-1)
     return float((common / (boxes.prod(-1) + anchors.prod(-1) - common)).amax(1).mean())
 
 
 def fit_anchor_shapes(
-    samples: Sequence[Any], scales: Sequence[float], num_shapes: int = 3, spatial_dims: int | None = None
+    samples: Sequence[Any],
+    scales: Sequence[float],
+    num_shapes: int = 3,
+    spatial_dims: int | None = None,
+    strides: Sequence[Sequence[float]] | None = None,
 ) -> list[list[float]]:
     """Sizes of anchors at the finest level from the boxes of preprocessed training samples.
 
-    The usual size of 16 voxels in the plane is kept where the levels then span the boxes; it shrinks to the small ones
-    and grows with the large ones. Every box is divided by the scale of the level nearest to its size, and what is left
-    is put into groups by k-means on logarithms, so that twice as long and half as long count alike.
+    The size at the finest level, 2 to 32 voxels in the plane, is the one whose anchors overlap the boxes best, the
+    usual 16 where several do alike: anchors much smaller than the distance between them miss small boxes. Every box is
+    divided by the scale of the level nearest to its size, and what is left is put into groups by k-means on logarithms,
+    so that twice as long and half as long count alike.
 
     Args:
         samples: with ``box`` ``N 2d``, lower corners first; of more than 256, evenly spaced ones are looked at.
         scales: of the anchors at each level, finest first.
         num_shapes: anchors per cell; fewer where boxes have fewer sizes.
         spatial_dims: refuse boxes of another number of axes.
+        strides: voxels between neighbouring anchors, per level and axis, see
+            :func:`monai_cluster.networks.anchor_strides`; None takes anchors to be everywhere.
 
     Returns:
         Sizes in voxels along the array's axes, smallest first, to a tenth.
 
     Raises:
-        ValueError: if no sample has a box, or boxes have other than ``spatial_dims`` axes.
+        ValueError: if no sample has a box, boxes have other than ``spatial_dims`` axes, or strides are not one row per
+            scale and one number per axis.
     """
     taken = evenly_spaced(samples)
     boxes = torch.cat([torch.as_tensor(sample[Keys.BOX], dtype=torch.float64) for sample in taken])
@@ -71,24 +91,25 @@ def fit_anchor_shapes(
     dims = boxes.shape[1] // 2
     if spatial_dims not in (None, dims):
         raise ValueError(f"boxes must have {spatial_dims} axes, got {dims}.")
+    if strides is not None and (len(strides) != len(scales) or any(len(one) != dims for one in strides)):
+        raise ValueError(f"strides must be {len(scales)} rows of {dims} numbers, got {[list(one) for one in strides]}.")
     sizes = (boxes[:, dims:] - boxes[:, :dims]).clamp(min=1.0)  # an object cut by the border may leave a sliver
-    octaves = torch.as_tensor(scales, dtype=torch.float64).log2()
-    in_plane = sizes[:, :2].log2().mean(1)
-    level = (in_plane[:, None] - _finest(in_plane, octaves) - octaves).abs().argmin(1)
-    shapes = _groups(sizes.log2() - octaves[level][:, None], num_shapes).exp2()
-    found: list[list[float]] = [[round(length, 1) for length in shape] for shape in shapes.tolist()]
+    tried = [_shapes(sizes, scales, num_shapes, finest) for finest in TRIED_OCTAVES]
+    coverage = [round(anchor_coverage(sizes, shapes, scales, strides), 2) for shapes in tried]
+    found = tried[coverage.index(max(coverage))]
     logger.info(
         "anchors at the finest level, from %d boxes: %s voxels; the best fits a box with a mean IoU of %.2f",
-        len(sizes), ", ".join(" × ".join(f"{length:g}" for length in shape) for shape in found),
-        anchor_coverage(sizes, found, scales),
+        len(sizes), ", ".join(" × ".join(f"{length:g}" for length in shape) for shape in found), max(coverage),
     )  # fmt: skip
     return found
 
 
-def _finest(in_plane: Tensor, octaves: Tensor) -> float:
-    """log2 of the anchors' size at the finest level. Tenths on either side may lie outside: single boxes mislead."""
-    low, high = torch.quantile(in_plane, torch.tensor([0.1, 0.9], dtype=torch.float64)).tolist()
-    return float(min(low, max(math.log2(USUAL_SIZE), high - float(octaves.max()))))
+def _shapes(sizes: Tensor, scales: Sequence[float], num_shapes: int, finest: float) -> list[list[float]]:
+    """Shapes for anchors of ``2 ** finest`` voxels in the plane at the finest level."""
+    octaves = torch.as_tensor(scales, dtype=torch.float64).log2()
+    level = (sizes[:, :2].log2().mean(1)[:, None] - finest - octaves).abs().argmin(1)
+    shapes = _groups(sizes.log2() - octaves[level][:, None], num_shapes).exp2()
+    return [[round(length, 1) for length in shape] for shape in shapes.tolist()]
 
 
 def _groups(points: Tensor, number: int) -> Tensor:

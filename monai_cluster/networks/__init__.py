@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .feature_pyramid import InflatedPyramidExtractor as InflatedPyramidExtractor
     from .feature_pyramid import SlicePyramidExtractor as SlicePyramidExtractor
     from .feature_pyramid import StackedPyramidExtractor as StackedPyramidExtractor
+    from .feature_pyramid import anchor_strides as anchor_strides
     from .flexible_unet import ClusterResNetEncoder as ClusterResNetEncoder
     from .flexible_unet import register_flexible_unet_encoders as register_flexible_unet_encoders
     from .full_attention import FullSliceAttention as FullSliceAttention
@@ -50,7 +51,12 @@ __getattr__, __dir__, __all__ = attach(
         "deformable_attention": ["DeformableSliceAttention"],
         "detection": ["ClusterDetector", "build_detector"],
         "dynunet_baseline": ["DynUNetBaseline"],
-        "feature_pyramid": ["InflatedPyramidExtractor", "SlicePyramidExtractor", "StackedPyramidExtractor"],
+        "feature_pyramid": [
+            "InflatedPyramidExtractor",
+            "SlicePyramidExtractor",
+            "StackedPyramidExtractor",
+            "anchor_strides",
+        ],
         "flexible_unet": ["ClusterResNetEncoder", "register_flexible_unet_encoders"],
         "full_attention": ["FullSliceAttention"],
         "inflate": ["inflate_kernel", "inflate_state_dict"],

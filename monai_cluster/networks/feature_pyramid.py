@@ -14,7 +14,7 @@ from .safe_stages import safe_stages
 from .slice_context import SliceContext, cells_to_rows, local_slice_embeddings, slice_positions, trailing_padding
 from .slice_encoder import SliceEncoder, as_channels_last
 
-__all__ = ["InflatedPyramidExtractor", "SlicePyramidExtractor", "StackedPyramidExtractor"]
+__all__ = ["InflatedPyramidExtractor", "SlicePyramidExtractor", "StackedPyramidExtractor", "anchor_strides"]
 
 DEEPEST_STRIDE = 32  # of a ResNet's last stage; sizes that it divides keep every level's cells aligned with its anchors
 
@@ -198,3 +198,24 @@ def _stack(maps: Tensor, batch: int, stride: int) -> Tensor:
     """``B C h w S/stride`` from ``B·S C h w``: the mean over every ``stride`` slices."""
     groups = maps.reshape(batch, -1, stride, *maps.shape[1:])
     return groups.mean(dim=2).permute(0, 2, 3, 4, 1)
+
+
+def anchor_strides(
+    spatial_dims: int,
+    kind: str,
+    levels: Sequence[int] = (1, 2, 3, 4),
+    depth_strides: Sequence[int] = (1, 2, 4, 8),
+) -> list[list[int]]:
+    """Voxels between neighbouring anchors, one row per level and one number per axis, of a ``ClusterDetector``.
+
+    Args:
+        spatial_dims: 2 or 3.
+        kind: ``"slice"``, ``"inflated"`` or ``"stacked"``.
+        levels: stages of the backbone, counted from 1; stage n has one cell per ``2 ** (n + 1)`` voxels.
+        depth_strides: of ``"stacked"``, slices per cell.
+    """
+    in_plane = [2 ** (level + 1) for level in levels]
+    if spatial_dims == 2:
+        return [[step, step] for step in in_plane]
+    depth = list(depth_strides) if kind == "stacked" else in_plane
+    return [[step, step, deep] for step, deep in zip(in_plane, depth, strict=True)]

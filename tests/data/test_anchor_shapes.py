@@ -51,6 +51,25 @@ def test_coverage_is_the_overlap_worked_by_hand() -> None:
     assert anchor_coverage(sizes, [[8, 8]], [1.0, 2.0]) == pytest.approx((0.5 + 0.64) / 2)
 
 
+def test_coverage_beside_the_anchor_is_the_overlap_worked_by_hand() -> None:
+    # Cells of 8 × 4 voxels put an 8 × 8 box 2 and 1 voxels beside an 8 × 8 anchor: 6 × 7 / (128 - 42).
+    assert anchor_coverage(torch.tensor([[8.0, 8.0]]), [[8, 8]], [1.0], [[8, 4]]) == pytest.approx(42 / 86)
+    # A small box inside a large anchor stays inside: 2 × 2 / 64; beside a small one it is missed.
+    assert anchor_coverage(torch.tensor([[2.0, 2.0]]), [[8, 8]], [1.0], [[8, 8]]) == pytest.approx(4 / 64)
+    assert anchor_coverage(torch.tensor([[2.0, 2.0]]), [[2, 2]], [1.0], [[8, 8]]) == 0
+
+
+def test_boxes_smaller_than_a_cell_get_anchors_that_do_not_miss_them() -> None:
+    small = samples([4.0, 4.0], [4.0, 4.0])
+    assert fit_anchor_shapes(small, [1.0, 2.0]) == [[4.0, 4.0]]
+    ((side, _),) = fit_anchor_shapes(small, [1.0, 2.0], strides=[[8, 8], [16, 16]])
+    sizes = torch.tensor([[4.0, 4.0]])
+    covered = [anchor_coverage(sizes, [[one, one]], [1.0, 2.0], [[8, 8], [16, 16]]) for one in (side, 2.0, 16.0)]
+    assert covered[0] > max(covered[1:])
+    with pytest.raises(ValueError, match=r"strides must be 2 rows of 2 numbers, got \[\[8, 8\]\]"):
+        fit_anchor_shapes(small, [1.0, 2.0], strides=[[8, 8]])
+
+
 def test_the_log_says_what_was_chosen_and_how_well_it_fits(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         fit_anchor_shapes(samples([16, 32]), SCALES)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from monai_cluster.data import labelled_preprocessing, load_datalist
 from monai_cluster.metrics import score_detections
-from monai_cluster.networks import ClusterDetector, DeformableAggregator, build_detector
+from monai_cluster.networks import ClusterDetector, DeformableAggregator, anchor_strides, build_detector
 from monai_cluster.networks.aligned_windows import aligned_inferer
 from monai_cluster.networks.retinanet import FocalLossPerPositive
 from monai_cluster.weights import build_network
@@ -289,3 +289,14 @@ def test_a_detector_learns_from_real_tumour_boxes(shared_data: Path) -> None:
         optimizer.zero_grad()
         history.append(float(loss.detach()))
     assert history[-1] < 0.7 * history[0]
+
+
+@pytest.mark.parametrize(("dims", "kind"), [(2, "slice"), (3, "stacked"), (3, "inflated")])
+def test_anchor_strides_are_the_input_over_the_feature_maps(dims: int, kind: str) -> None:
+    detector = ClusterDetector(dims, 1, kind, channels=16, levels=(2, 3, 4), depth_strides=(1, 2, 8))  # type: ignore[arg-type]
+    size = (64, 96, 32)[:dims]
+    with torch.no_grad():
+        maps = detector.extractor(torch.rand(1, 1, *size))
+    levels, depths = detector.arguments["levels"], detector.arguments["depth_strides"]
+    wanted = [[side // cells for side, cells in zip(size, level.shape[2:], strict=True)] for level in maps]
+    assert anchor_strides(dims, kind, levels, depths) == wanted
