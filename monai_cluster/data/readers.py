@@ -85,13 +85,12 @@ class PictureReader(ImageReader):
 
 
 def _open_picture(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
+    # by a handle: from a path, Pillow 13 maps uncompressed TIFFs that are to be turned with swapped sides
+    with path.open("rb") as file, Image.open(file) as picture:
         pages = getattr(picture, "n_frames", 1)
         if pages > 1:
-            raise ValueError(
-                f"a picture must have one page, got {pages} in {path.name}; save the pages as files, or "
-                "as one NIfTI volume"
-            )
+            rule = f"a picture must have one page, got {pages} in {path.name}"
+            raise ValueError(f"{rule}; save the pages as files, or as one NIfTI volume")
         picture = ImageOps.exif_transpose(picture)
         if picture.mode in ("P", "PA", "CMYK", "YCbCr", "HSV", "LAB", "RGBX"):
             picture = picture.convert("RGB")

@@ -62,13 +62,15 @@ def test_colour_becomes_luminance_and_alpha_is_ignored(tmp_path: Path, mode: str
     np.testing.assert_allclose(read_image(tmp_path / "c.png")[0].numpy(), expected, atol=1e-3)
 
 
-def test_the_camera_orientation_of_exif_is_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_the_camera_orientation_of_exif_is_applied(suffix: str, tmp_path: Path) -> None:
     array = np.zeros((8, 16), dtype=np.uint8)
     array[:, 8:] = 200
+    array[0] = 90
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned 90 degrees clockwise
-    Image.fromarray(array).save(tmp_path / "e.png", exif=exif)
-    np.testing.assert_array_equal(read_image(tmp_path / "e.png")[0].numpy(), np.rot90(array, -1))
+    Image.fromarray(array).save(tmp_path / f"e{suffix}", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / f"e{suffix}")[0].numpy(), np.rot90(array, -1))
 
 
 def test_a_file_of_several_pages_is_refused(tmp_path: Path) -> None:
