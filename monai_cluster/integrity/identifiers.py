@@ -10,6 +10,7 @@ from .findings import Inspection
 
 __all__ = ["identifying_kinds", "warn_of_identifiers"]
 
+DAY, DAY2 = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0[1-9]|[12]\d|3[01])"  # or a month
 PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a name", re.compile(r"[^\W\d_]{2,}\^[^\W\d_]*")),
     ("a name", re.compile(r"\b(?:patient|subject|pat)[ _]?(?:s[ _])?name\b\W{0,3}\S", re.I)),
@@ -19,7 +20,9 @@ PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ),
     ("a date of birth", re.compile(r"\b(?:dob|birth ?date|born)\W{0,3}\d", re.I)),
     ("a date", re.compile(r"(?<!\d)(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)")),
-    ("a date", re.compile(r"(?<!\d)(?:\d{1,2}[./-]\d{1,2}[./-](?:19|20)?\d{2}|(?:19|20)\d{2}-\d{2}-\d{2})(?!\d)")),
+    ("a date", re.compile(rf"(?<!\d)(?:{DAY}[./-]{DAY}[./-](?:19|20)\d{{2}}|(?:19|20)\d{{2}}-\d{{2}}-\d{{2}})(?!\d)")),
+    # years of two digits: with points, only days and months of two digits, since programs sign with versions (5.0.10)
+    ("a date", re.compile(rf"(?<![\d.])(?:{DAY}[/-]{DAY}[/-]\d{{2}}|{DAY2}\.{DAY2}\.\d{{2}})(?!\d)")),
     ("a path", re.compile(r"(?:^|[\s\"'=:])(?:[A-Za-z]:\\|\\\\|/)(?:[^\s/\\]+[/\\])+[^\s/\\]+")),
     ("an address", re.compile(r"[\w.+-]+@[\w-]+\.\w{2,}")),
 )

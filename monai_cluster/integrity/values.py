@@ -71,7 +71,8 @@ class ValueScan:
         facts.minimum, facts.maximum = self.minimum, self.maximum
         centre = self._sum / finite
         facts.mean = self._origin + centre
-        facts.std = float(np.sqrt(max(0.0, self._square / finite - centre**2)))
+        variance = self._square / finite - centre**2 if np.isfinite(self._square) else np.inf
+        facts.std = float(np.sqrt(max(0.0, variance)))
         facts.most_common = max(self._common.values()) / finite
 
 
