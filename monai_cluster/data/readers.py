@@ -1,7 +1,7 @@
 # Copyright (c) monai_cluster authors. Licensed under the Apache License, Version 2.0.
 """Read one file or DICOM folder as a channel-first ``MetaTensor`` with an affine in RAS millimetres.
 
-NIfTI is read by MONAI's ``NibabelReader``, NRRD, MHA and MHD by SimpleITK (MONAI's own reader needs the 1.6 GB
+NIfTI is read by nibabel, NRRD, MHA and MHD by SimpleITK (MONAI's own reader needs the 1.6 GB
 ``itk``), DICOM by :mod:`monai_cluster.data.dicom`, PNG, JPEG, TIFF and BMP by Pillow.
 
 A 2D image is ``C H W`` with its top row first, as it is looked at. Files that know their anatomy are turned that way:
@@ -18,10 +18,10 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 import torch
-from monai.data import ImageReader, MetaTensor, NibabelReader
+from monai.data import ImageReader, MetaTensor
 from PIL import Image, ImageOps
 
-from .dicom import DicomSeriesReader, is_dicom, read_dicom_image
+from .dicom import LUMINANCE, DicomSeriesReader, is_dicom, read_dicom_image
 
 __all__ = [
     "PICTURE_SUFFIXES",
@@ -42,7 +42,6 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 READABLE_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES + PICTURE_SUFFIXES + (".dcm", ".ima")
 # axis codes (row, column, slice) in which slices of a plane look upright on a screen
 UPRIGHT_CODES = {"axial": "PLS", "coronal": "ILA", "sagittal": "IPR"}
-LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def file_suffix(path: str | Path) -> str:
@@ -100,7 +99,7 @@ def _open_picture(path: Path) -> np.ndarray:
     if array.ndim == 3:
         colour = array.astype(np.float32)
         if array.shape[2] >= 3:
-            return (colour[..., :3] @ np.asarray(LUMINANCE, dtype=np.float32)).astype(np.float32)
+            return (colour[..., :3] @ LUMINANCE).astype(np.float32)
         return np.ascontiguousarray(colour[..., 0])
     return array.astype(np.float32)
 
@@ -185,19 +184,21 @@ def spatial_shape(path: str | Path) -> tuple[int, ...]:
 
 def _load(path: Path, frame: int | None) -> tuple[np.ndarray, dict[str, Any]]:
     """``C`` and the spatial axes X Y (Z), and the meta data, from NIfTI or SimpleITK's formats."""
-    reader = NibabelReader() if file_suffix(path) in NIFTI_SUFFIXES else SimpleITKReader()
-    array, meta = reader.get_data(reader.read(str(path)))
-    if isinstance(reader, NibabelReader) or np.isnan(meta["original_channel_dim"]):
-        array = np.asarray(array)[None]
+    if file_suffix(path) in NIFTI_SUFFIXES:
+        nifti: Any = nib.load(path)
+        # MONAI's reader takes the qform where the spacing of the sform is not pixdim's, even one that nobody set
+        array, meta = np.asarray(nifti.dataobj)[None], {"affine": nifti.affine}
+    else:
+        reader = SimpleITKReader()
+        array, meta = reader.get_data(reader.read(str(path)))
+        array = array[None] if np.isnan(meta["original_channel_dim"]) else array
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim > 4:
         frames = array.shape[4:]
         if frame is None:
-            raise ValueError(
-                f"a volume has three axes, but {path.name} has {frames} frames or channels after them; "
-                "choose one with frame=0 (argument, or column of the datalist), or split the file"
-            )
+            rule = f"a volume has three axes, but {path.name} has {frames} frames or channels after them"
+            raise ValueError(f"{rule}; choose one with frame=0 (argument or column of the datalist), or split the file")
         array = array.reshape(*array.shape[:4], -1)
         if not 0 <= frame < array.shape[4]:
             raise ValueError(f"frame must lie in 0..{array.shape[4] - 1} for {path.name}, got {frame}")

@@ -168,3 +168,16 @@ def test_a_2d_nifti_stands_upright_whatever_its_axes(
         h, w = 2, 1
         point = read_image(tmp_path / "f.nii").affine.numpy() @ [h, w, 0, 1]
         assert point[axis] == pytest.approx(image[h, w])
+
+
+def test_the_sform_is_believed_whatever_pixdim_says(tmp_path: Path) -> None:
+    affine = np.array([[0, 0, 2.0, 5], [-1.5, 0, 0, 6], [0, 1.0, 0, 7], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), affine)
+    image.header["pixdim"][1:4] = (1, 1, 1)  # as after a conversion that lost the spacing
+    image.header["qform_code"] = 0
+    image.header["sform_code"] = 1
+    content = bytearray(image.to_bytes())
+    content[80:92] = np.array([1, 1, 1], "<f4").tobytes()  # nibabel repairs pixdim while it writes
+    (tmp_path / "v.nii").write_bytes(content)
+    assert nib.load(tmp_path / "v.nii").header["pixdim"][1:4].tolist() == [1, 1, 1]
+    np.testing.assert_allclose(read_volume(tmp_path / "v.nii").affine.numpy(), affine)
