@@ -17,6 +17,7 @@ from monai_cluster.apps.finetuned import FinetunedModel, load_finetuned
 from monai_cluster.apps.prediction_folder import PredictionFolder, case_names
 from monai_cluster.apps.prediction_steps import value_on_source
 from monai_cluster.data import LabelledDataset, labelled_preprocessing, load_datalist
+from monai_cluster.data.dicom_seg import require_highdicom
 from monai_cluster.data.labelled_samples import SOURCE_AFFINE, SOURCE_SHAPE
 from monai_cluster.keys import ClusterKeys as Keys
 
@@ -52,6 +53,7 @@ def predict(
     device: str | None = None,
     flips: bool = False,
     amp: bool = False,
+    dicom_seg: bool = False,
 ) -> Path:
     """Write a fine-tuned model's predictions for every image or volume, in the files' own geometry.
 
@@ -67,6 +69,8 @@ def predict(
         device: such as ``cpu`` or ``cuda``; CUDA by default where there is one.
         flips: average over mirrored images, along the axes that were mirrored in training.
         amp: predict in bfloat16.
+        dicom_seg: write a DICOM SEG object beside the label map of each DICOM series, with the series' patient and
+            study in it, for segmentations of volumes; needs the extra ``monai-cluster[dicom]``.
 
     Returns:
         ``predictions.json`` in ``out``.
@@ -74,21 +78,36 @@ def predict(
     Raises:
         FileExistsError: if ``out`` is not empty.
         FileNotFoundError: for missing weights or data.
-        ValueError: if the data do not suit the model (images for a volume model), or ``flips`` would change nothing.
+        ImportError: for ``dicom_seg`` without the extra.
+        ValueError: if the data do not suit the model (images for a volume model), or ``flips`` would change nothing;
+            for ``dicom_seg`` of anything but a segmentation of volumes.
     """
     root = Path(out)
     if root.exists() and any(root.iterdir()):
         raise FileExistsError(f"{root} is not empty: choose another folder, or delete it yourself.")
     model = load_finetuned(weights)
     kind = "volume" if model.preprocessing["spatial_dims"] == 3 else "image"
+    if dicom_seg:
+        _need_dicom_seg(model.task, kind)
     datalist = load_datalist(data, split=split, kind=kind)
     names = case_names(datalist)
-    folder = PredictionFolder(root, model.task, model.class_names, names)
+    sha256 = model.description["sha256"]
+    folder = PredictionFolder(root, model.task, model.class_names, names, sha256 if dicom_seg else None)
     for name, found in zip(names, predict_rows(model, datalist.rows, device, flips, amp), strict=True):
         folder.add(name, found.value, found.affine, found.row[Keys.IMAGE])
-    index = folder.finish(model.description["sha256"])
+    index = folder.finish(sha256)
     logger.info("%d predictions in %s", len(names), root)
     return index
+
+
+def _need_dicom_seg(task: str, kind: str) -> None:
+    """Say at once what could only fail after hours."""
+    if task != "segmentation" or kind != "volume":
+        raise ValueError(
+            f"DICOM SEG holds segmentations of DICOM series, but this model is for {task} of {kind}s: "
+            "leave dicom_seg off."
+        )
+    require_highdicom()
 
 
 @torch.inference_mode()

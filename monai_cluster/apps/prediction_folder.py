@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from monai_cluster.data import Datalist
+from monai_cluster.data import Datalist, write_dicom_seg
 from monai_cluster.data.readers import (
     ITK_SUFFIXES,
     NIFTI_SUFFIXES,
@@ -27,6 +29,7 @@ from monai_cluster.keys import ClusterKeys as Keys
 
 __all__ = ["PredictionFolder", "case_names", "write_label_map"]
 
+logger = logging.getLogger(__name__)
 FRAME = re.compile(r"#(\d+)$")
 
 
@@ -46,19 +49,28 @@ class PredictionFolder:
         task: segmentation, detection or classification.
         class_names: by number.
         names: the sources, see :func:`case_names`.
+        dicom_seg_of: sha256 of the model, to write DICOM SEG objects beside the label maps of DICOM series; None: none.
 
     Raises:
         FileExistsError: if the folder is not empty.
     """
 
-    def __init__(self, out: str | Path, task: str, class_names: Sequence[str], names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        out: str | Path,
+        task: str,
+        class_names: Sequence[str],
+        names: Sequence[str],
+        dicom_seg_of: str | None = None,
+    ) -> None:
         self.root = Path(out)
         if self.root.exists() and any(self.root.iterdir()):
             raise FileExistsError(f"{self.root} is not empty: choose another folder, or delete it yourself.")
         self.root.mkdir(parents=True, exist_ok=True)
-        self.task, self.class_names = task, list(class_names)
+        self.task, self.class_names, self.dicom_seg_of = task, list(class_names), dicom_seg_of
         self.targets = _targets(names)
         self.entries: list[dict[str, Any]] = []
+        self.without_seg: Counter[str] = Counter()
 
     def add(self, name: str, value: Any, affine: Tensor, image: Any) -> None:
         """Write one prediction, or note it for :meth:`finish`.
@@ -73,12 +85,36 @@ class PredictionFolder:
         if self.task == "segmentation":
             written = write_label_map(self.root / self.targets[name], value, affine, image)
             entry["prediction"] = written.relative_to(self.root).as_posix()
+            if self.dicom_seg_of is not None:
+                entry |= self._dicom_seg(name, value, affine, image)
         else:
             entry["detections" if self.task == "detection" else "probabilities"] = value
         self.entries.append(entry)
 
+    def _dicom_seg(self, name: str, value: Any, affine: Tensor, image: Any) -> dict[str, str]:
+        """Where the SEG object went; nothing, and a reason for :meth:`finish`, where there can be none."""
+        series = Path(image if isinstance(image, (str, Path)) else image[0])
+        if not series.is_dir():
+            self.without_seg["the source is no DICOM series"] += 1
+            return {}
+        target = self.root / self.targets[name]
+        path = target.with_name(target.name + ".dcm")
+        try:
+            write_dicom_seg(value, series, path, self.class_names, affine, model_sha256=self.dicom_seg_of)
+        except ValueError as error:  # the label map is written, and the other cases shall not be lost
+            self.without_seg[str(error)] += 1
+            return {}
+        return {"dicom_seg": path.relative_to(self.root).as_posix()}
+
     def finish(self, model_sha256: str) -> Path:
-        """Write ``predictions.json`` and return its path."""
+        """Write ``predictions.json`` and return its path; say how many have no DICOM SEG, and why."""
+        if self.without_seg:
+            logger.warning(
+                "%d of %d predictions have no DICOM SEG: %s",
+                self.without_seg.total(),
+                len(self.entries),
+                "; ".join(f"{count} since {reason}" for reason, count in self.without_seg.most_common(3)),
+            )
         index = self.root / "predictions.json"
         head = {"task": self.task, "classes": self.class_names, "model_sha256": model_sha256}
         index.write_text(json.dumps({**head, "predictions": self.entries}, indent=1) + "\n", encoding="utf-8")

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from .boxes import boxes_from_world as boxes_from_world
     from .boxes import boxes_to_world as boxes_to_world
     from .boxes import detections_to_json as detections_to_json
+    from .cache_choice import choose_cache as choose_cache
     from .datalist import Datalist as Datalist
     from .datalist import load_datalist as load_datalist
     from .datasets import ClusterImageDataset as ClusterImageDataset
     from .datasets import SliceDataset as SliceDataset
     from .datasets import VolumeDataset as VolumeDataset
     from .dicom import DicomSeriesReader as DicomSeriesReader
+    from .dicom_seg import DicomSeg as DicomSeg
+    from .dicom_seg import read_dicom_seg as read_dicom_seg
+    from .dicom_seg import write_dicom_seg as write_dicom_seg
     from .joint_dataset import JointDataset as JointDataset
     from .joint_loader import JointLoader as JointLoader
     from .joint_loader import collate_joint as collate_joint
@@ -49,6 +53,8 @@ if TYPE_CHECKING:
     from .readers import read_image as read_image
     from .readers import read_volume as read_volume
     from .slice_spacing import typical_slice_spacing as typical_slice_spacing
+    from .slice_store import SliceStore as SliceStore
+    from .slice_store import StoreFullError as StoreFullError
     from .source_grid import class_ids_on_source_grid as class_ids_on_source_grid
     from .source_grid import to_source_grid as to_source_grid
     from .task_phantoms import write_task_phantoms as write_task_phantoms
@@ -72,9 +78,11 @@ __getattr__, __dir__, __all__ = attach(
         "batch_size": ["fit_batch_size"],
         "box_augment": ["RandCropBoxd", "RandMirrorBoxd"],
         "boxes": ["BoxToArrayd", "boxes_from_world", "boxes_to_world", "detections_to_json"],
+        "cache_choice": ["choose_cache"],
         "datalist": ["Datalist", "load_datalist"],
         "datasets": ["ClusterImageDataset", "SliceDataset", "VolumeDataset"],
         "dicom": ["DicomSeriesReader"],
+        "dicom_seg": ["DicomSeg", "read_dicom_seg", "write_dicom_seg"],
         "joint_dataset": ["JointDataset"],
         "joint_loader": ["JointLoader", "collate_joint"],
         "phantoms": ["write_phantoms"],
@@ -87,6 +95,7 @@ __getattr__, __dir__, __all__ = attach(
             "volume_preprocessing",
         ],
         "readers": ["PictureReader", "SimpleITKReader", "read_image", "read_volume"],
+        "slice_store": ["SliceStore", "StoreFullError"],
         "slice_spacing": ["typical_slice_spacing"],
         "task_phantoms": ["write_task_phantoms"],
     },

@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.data import CacheDataset, MetaTensor
 from monai.data import Dataset as MonaiDataset
 from monai.transforms import Compose, Randomizable, Transform
 from torch.utils.data import Dataset
 
 from monai_cluster.keys import ClusterKeys
+from monai_cluster.transforms.slice_geometry import split_volume
 from monai_cluster.transforms.slices import SelectSlice
 
 from .datalist import Datalist
+from .slice_store import SliceStore
+from .store_rows import StoredRows, check_crop
 
 __all__ = ["ClusterImageDataset", "SliceDataset", "VolumeDataset"]
 
@@ -35,8 +39,12 @@ class _Deterministic(Transform):
         self.kind = kind
 
     def __call__(self, row: Row) -> Row:
+        return self.apply(row, row)
+
+    def apply(self, shown: Mapping[str, Any], row: Mapping[str, Any]) -> Row:
+        """Transform a row as it is shown, and name the row itself."""
         try:
-            result: Row = self.transform(dict(row))
+            result: Row = self.transform(dict(shown))
         except Exception as error:
             cause: BaseException = error
             while cause.__cause__ is not None:
@@ -81,11 +89,14 @@ class _RowDataset(Dataset[Row]):
         cache_rate: float = 0.0,
         cache_workers: int = 1,
         progress: bool = False,
+        store: SliceStore | str | Path | None = None,
     ) -> None:
         if isinstance(rows, Datalist):
             rows = rows.volumes if self.kind == "volume" else rows.images
         if not 0 <= cache_rate <= 1:
             raise ValueError(f"cache_rate must lie in 0..1, got {cache_rate}; 1 keeps every sample in memory")
+        if store is not None and cache_rate > 0:
+            raise ValueError(f"samples are kept in memory or in a store, got cache_rate {cache_rate} and a store")
         if random := _random_parts(preprocessing):
             raise ValueError(
                 f"preprocessing must be deterministic, got {', '.join(random)}; move random transforms "
@@ -96,8 +107,13 @@ class _RowDataset(Dataset[Row]):
                 raise ValueError(f"every row needs a sample_index, row {number} has none; make rows with load_datalist")
         self.rows = list(rows)
         load = _Deterministic(preprocessing, self.kind)
-        self._data: MonaiDataset
-        if cache_rate > 0:
+        self.stored: StoredRows | None = None
+        self._data: Dataset[Row]
+        if store is not None:
+            store = store if isinstance(store, SliceStore) else SliceStore(store)
+            workers = cache_workers if cache_workers > 1 else 0
+            self._data = self.stored = StoredRows(self.rows, preprocessing, load.apply, store, workers, progress)
+        elif cache_rate > 0:
             with _named():  # no copies: views never change the cached volume in place
                 self._data = CacheDataset(
                     self.rows,
@@ -118,6 +134,50 @@ class _RowDataset(Dataset[Row]):
             item: Row = self._data[index]
         return dict(item)
 
+    def with_slice(self, index: int, choose: Callable[[int], int]) -> tuple[Row, int]:
+        """A sample with one slice as its image, and that slice's number; a store reads no other slice.
+
+        Args:
+            index: of the sample, a volume ``C H W S``.
+            choose: from the number of slices to the slice.
+
+        Returns:
+            the sample with ``image`` as ``C H W``, and the number.
+        """
+        if self.stored is not None:
+            with _named():
+                return self.stored.with_slice(index, choose)
+        sample = self[index]
+        chosen = choose(int(sample[ClusterKeys.IMAGE].shape[-1]))
+        sample[ClusterKeys.IMAGE] = SelectSlice(axis=-1)(sample[ClusterKeys.IMAGE], chosen)
+        return sample, chosen
+
+    def crop(self, index: int, start: Sequence[int], size: Sequence[int]) -> MetaTensor:
+        """Part of a volume's image; a store reads its rows only.
+
+        Args:
+            index: of the sample.
+            start: first ``H W S``.
+            size: ``H W S`` of the part.
+
+        Returns:
+            ``C *size``, with its affine.
+
+        Raises:
+            ValueError: if the part does not lie in the volume.
+        """
+        stop = [first + length for first, length in zip(start, size, strict=True)]
+        if self.stored is not None:
+            with _named():
+                part, affine = self.stored.crop(index, start, stop)
+        else:
+            image, affine = split_volume(self[index][ClusterKeys.IMAGE])
+            check_crop(image.shape[1:], start, stop)
+            part = image[:, start[0] : stop[0], start[1] : stop[1], start[2] : stop[2]].contiguous()
+        moved = affine.clone()
+        moved[:3, 3] += affine[:3, :3] @ torch.tensor([*start], dtype=torch.float64)
+        return MetaTensor(part, affine=moved)
+
 
 class VolumeDataset(_RowDataset):
     """Preprocessed volumes ``C H W S``, slice axis last.
@@ -128,10 +188,16 @@ class VolumeDataset(_RowDataset):
         cache_rate: share of the samples kept in memory by MONAI's ``CacheDataset``; 0 loads each time.
         cache_workers: threads that fill the cache.
         progress: show a progress bar meanwhile.
+        store: a :class:`SliceStore` or its folder: samples are preprocessed once, at construction, by
+            ``cache_workers`` processes (1: this one), and read from there, single slices without the rest of their
+            volume. Values are the same.
 
     Raises:
-        ValueError: for random preprocessing (a cache would freeze it), rows without index, a cache rate outside 0..1.
-        RuntimeError: on access, when a sample cannot be loaded; names row, file and cause.
+        ValueError: for random preprocessing (a cache would freeze it), rows without index, a cache rate outside 0..1
+            or beside a store, a preprocessing that the store cannot tell from others.
+        RuntimeError: on access (with a store at construction), when a sample cannot be loaded; names row, file and
+            cause.
+        StoreFullError: if the store has no room.
     """
 
     kind = "volume"
@@ -165,7 +231,6 @@ class SliceDataset(Dataset[Row]):
         self.slices_per_volume = slices_per_volume
         above = 1 + max((int(row[ClusterKeys.SAMPLE_INDEX]) for row in volumes.rows), default=-1)
         self.first_index = above if first_index is None else first_index
-        self.select = SelectSlice(axis=-1)
 
     def __len__(self) -> int:
         return len(self.volumes) * self.slices_per_volume
@@ -182,16 +247,13 @@ class SliceDataset(Dataset[Row]):
         if not 0 <= index < len(self):
             raise IndexError(f"slice {index} of {len(self)}")
         volume, stratum = divmod(index, self.slices_per_volume)
-        sample = self.volumes[volume]
-        image: MetaTensor = sample[ClusterKeys.IMAGE]
-        chosen = int((stratum + place) / self.slices_per_volume * image.shape[-1])
+        share = (stratum + place) / self.slices_per_volume
+        sample, chosen = self.volumes.with_slice(volume, lambda count: int(share * count))
         known = sample.pop(ClusterKeys.SLICE_INDEX, None)
-        source = chosen if known is None else int(known[chosen])
         return {
             **sample,
-            ClusterKeys.IMAGE: self.select(image, chosen),
             ClusterKeys.KIND: "slice",
-            ClusterKeys.SLICE_INDEX: source,
+            ClusterKeys.SLICE_INDEX: chosen if known is None else int(known[chosen]),
             ClusterKeys.GROUP: self.group(index),
             ClusterKeys.SAMPLE_INDEX: self.first_index + index,
         }

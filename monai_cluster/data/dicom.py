@@ -17,7 +17,15 @@ import pydicom
 import SimpleITK as sitk
 from monai.data import ImageReader
 
-__all__ = ["DicomSeriesReader", "dicom_header", "is_dicom", "is_image_storage", "read_dicom_image"]
+__all__ = [
+    "DicomSeriesReader",
+    "dicom_header",
+    "is_dicom",
+    "is_image_storage",
+    "read_dicom_image",
+    "series_affine",
+    "slice_affine",
+]
 
 HEADER_TAGS = [
     "SOPClassUID",
@@ -95,22 +103,44 @@ class DicomSeriesReader(ImageReader):
 
     def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Array ``X Y Z`` in rescaled units (HU for CT), and affine and modality."""
-        first = img[0][1]
-        positions = np.stack([_position(header) for _, header in img])
-        step = _slice_step(positions, _normal(first), img[0][0].parent.name)
+        affine = series_affine(img)
         array = np.stack([_pixels(path) for path, _ in img]).transpose(2, 1, 0)
-        rows, columns = np.array(first.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
-        between_rows, between_columns = (float(value) for value in first.PixelSpacing)
-        affine = np.eye(4)
-        affine[:3, :3] = np.stack([rows * between_columns, columns * between_rows, step], axis=1)
-        affine[:3, 3] = positions[0]
-        affine[:2] *= -1  # LPS to RAS
         return array, {
             "affine": affine,
             "spatial_shape": np.array(array.shape),
             "original_channel_dim": float("nan"),
-            "modality": str(first.get("Modality", "")),
+            "modality": str(img[0][1].get("Modality", "")),
         }
+
+
+def series_affine(slices: Sequence[tuple[Path, Any]]) -> np.ndarray:
+    """Affine ``4 4``, from an index on the grid ``X Y Z`` of a series to RAS millimetres.
+
+    Args:
+        slices: path and header of each, as :meth:`DicomSeriesReader.read` orders them.
+    """
+    first = slices[0][1]
+    positions = np.stack([_position(header) for _, header in slices])
+    step = _slice_step(positions, _normal(first), slices[0][0].parent.name)
+    return slice_affine(first.ImageOrientationPatient, first.PixelSpacing, step, positions[0])
+
+
+def slice_affine(orientation: Any, spacing: Any, step: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """Affine ``4 4``, index ``X Y Z`` to RAS mm, of stacked slices.
+
+    Args:
+        orientation: directions of a row and of a column, six numbers (ImageOrientationPatient).
+        spacing: mm between rows and between columns (PixelSpacing).
+        step: mm from one slice to the next, LPS.
+        origin: mm of the first pixel of the first slice, LPS.
+    """
+    rows, columns = np.array(orientation, dtype=np.float64).reshape(2, 3)
+    between_rows, between_columns = (float(value) for value in spacing)
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([rows * between_columns, columns * between_rows, step], axis=1)
+    affine[:3, 3] = origin
+    affine[:2] *= -1  # LPS to RAS
+    return affine
 
 
 def _folder(name: Sequence[Any] | Any) -> Path | None:
@@ -220,13 +250,13 @@ def _slice_step(positions: np.ndarray, normal: np.ndarray, folder: str) -> np.nd
         warnings.warn(
             f"{folder}: about {missing} slices are missing (after slice {where}); spacing {typical:g} mm is kept and "
             "positions after the gap are too small; find the missing files",
-            stacklevel=3,
+            stacklevel=4,
         )
     elif np.abs(gaps - typical).max() > max(0.01 * typical, 0.01):
         warnings.warn(
             f"{folder}: slice spacing is not uniform ({gaps.min():.3g} to {gaps.max():.3g} mm); "
             f"{typical:g} mm is used; resample the series if positions matter",
-            stacklevel=3,
+            stacklevel=4,
         )
     path = positions[-1] - positions[0]
     tilt = np.degrees(np.arccos(np.clip(path @ normal / np.linalg.norm(path), -1, 1)))
@@ -234,7 +264,7 @@ def _slice_step(positions: np.ndarray, normal: np.ndarray, folder: str) -> np.nd
         warnings.warn(
             f"{folder}: slices are sheared by {tilt:.1f} degrees (tilted gantry); the affine has this shear; "
             "resample the series if in-plane positions matter",
-            stacklevel=3,
+            stacklevel=4,
         )
     step: np.ndarray = path / (path @ normal) * typical
     return step

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from monai_cluster.transforms import SharedRandomState
 from .datalist import Datalist
 from .datasets import _RowDataset
 from .joint_dataset import derive_seed
+from .slice_store import SliceStore
 
 __all__ = ["AugmentedDataset", "DrawSampler", "FinetuneLoader", "LabelledDataset", "SampleLoader", "collate_labelled"]
 
@@ -36,6 +38,7 @@ class LabelledDataset(_RowDataset):
         cache_rate: share of the samples kept in memory.
         cache_workers: threads that fill the cache.
         progress: show a progress bar meanwhile.
+        store: keeps the samples on disk, as for :class:`VolumeDataset`.
 
     Raises:
         ValueError: for a datalist of images and volumes, and as for :class:`VolumeDataset`.
@@ -51,6 +54,7 @@ class LabelledDataset(_RowDataset):
         cache_rate: float = 0.0,
         cache_workers: int = 1,
         progress: bool = False,
+        store: SliceStore | str | Path | None = None,
     ) -> None:
         if isinstance(rows, Datalist):
             if rows.images and rows.volumes:
@@ -59,7 +63,7 @@ class LabelledDataset(_RowDataset):
                     "apart."
                 )
             rows = rows.rows
-        super().__init__(rows, preprocessing, cache_rate, cache_workers, progress)
+        super().__init__(rows, preprocessing, cache_rate, cache_workers, progress, store)
 
 
 class AugmentedDataset(Dataset[Row]):
