@@ -145,7 +145,8 @@ def _masks(parts: Iterable[tuple[int, int, np.ndarray]], numbers: list[int], sha
     values = np.zeros((len(numbers), *shape[::-1]), dtype=bool)
     for number, place, mask in parts:
         values[numbers.index(number), place] = mask
-    return values.transpose(0, 3, 2, 1)
+    masks: np.ndarray = values.transpose(0, 3, 2, 1)
+    return masks
 
 
 def _class_ids(parts: Iterable[tuple[int, int, np.ndarray]], numbers: list[int], shape: Sequence[int]) -> np.ndarray:
@@ -163,4 +164,5 @@ def _class_ids(parts: Iterable[tuple[int, int, np.ndarray]], numbers: list[int],
             f"class ids cannot hold segments that overlap, but {len(shared)} pairs do, such as {min(one, other)} and "
             f"{max(one, other)} in {count} voxels: read one mask per segment (masks=True)."
         )
-    return values.transpose(2, 1, 0)
+    class_ids: np.ndarray = values.transpose(2, 1, 0)
+    return class_ids
