@@ -24,6 +24,7 @@ from monai_cluster.version import __version__
 __all__ = ["main"]
 
 VERBS = {
+    "check": "is this folder fit to learn from: every file inspected, and a datalist of those to be trusted",
     "demo": "phantoms made on the spot: pretrain, embed, probe, draw; no data needed",
     "pretrain": "pretrain an encoder and an aggregator on images and volumes without labels",
     "embed": "embed the images, slices and volumes of a datalist with a pretrained encoder",
@@ -47,6 +48,24 @@ class _Parser(argparse.ArgumentParser):
                     known |= {name for command in action.choices.values() for name in command._option_string_actions}
             message += did_you_mean(unknown.group(1).split("=")[0], known)
         super().error(message)
+
+
+class _GivenOnce(argparse.Action):
+    """An argument that may be given by its option's name or by its place."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest, None) is not None:
+            raise argparse.ArgumentError(self, "is given twice")
+        setattr(namespace, self.dest, values)
+        for action in parser._actions:
+            if action.dest == self.dest:
+                action.required = False
 
 
 def _pair(text: str) -> tuple[str, Any]:
@@ -94,6 +113,12 @@ def _add_option(parser: argparse.ArgumentParser, name: str, hint: Any, default: 
         item = next((kind for seq in kinds for kind in typing.get_args(seq) if kind is not Ellipsis), str)
         parser.add_argument(flag, nargs="+", type=item if item in (int, float) else str, **common)
     else:
+        if name == "source":
+            help_text = f"the same as {flag}"
+            parser.add_argument(
+                name, nargs="?", action=_GivenOnce, default=argparse.SUPPRESS, metavar="FOLDER", help=help_text
+            )
+            common["action"] = _GivenOnce
         parser.add_argument(flag, type=next((kind for kind in (int, float) if kind in kinds), str), **common)
 
 
@@ -129,7 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 when it succeeded, 1 when it failed (the reason is printed), 2 for wrong usage, 130 when interrupted.
+        0 when it succeeded, 1 when it failed (the reason is printed), 2 for wrong usage, 3 when ``check`` rejected
+        something, 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = next((word for word in words if word in VERBS), None)
@@ -140,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(value, list) and value and isinstance(value[0], tuple):
             options[name] = dict(value)
     try:
-        function(**options)
+        result = function(**options)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -149,7 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"monai-cluster {verb}: {_reason(error)}", file=sys.stderr)
         return 1
-    return 0
+    if hasattr(result, "summary"):
+        print(result.summary)
+    return int(getattr(result, "exit_code", 0))
 
 
 def _reason(error: BaseException) -> str:

@@ -9,6 +9,8 @@ from monai_cluster._lazy import attach
 
 if TYPE_CHECKING:
     from .check_overrides import refuse_unknown_overrides as refuse_unknown_overrides
+    from .check_settings import CheckResult as CheckResult
+    from .checking import check as check
     from .demonstration import demo as demo
     from .embedding import embed as embed
     from .embeddings import Embeddings as Embeddings
@@ -35,6 +37,8 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "check_overrides": ["refuse_unknown_overrides"],
+        "check_settings": ["CheckResult"],
+        "checking": ["check"],
         "demonstration": ["demo"],
         "embedding": ["embed"],
         "embeddings": ["Embeddings", "load_embeddings"],
