@@ -106,7 +106,7 @@ def test_failures_become_rejections_of_their_items(tmp_path: Path, capfd: pytest
 def test_an_item_that_timed_out_is_tried_again_with_more_time_only(tmp_path: Path) -> None:
     source = touched(tmp_path / "data", "hang.png", "good.png")
     tallies = []
-    for seconds in (0.5, 0.5, 1.0):
+    for seconds in (2.0, 2.0, 4.0):
         settings = CheckSettings(num_workers=1, limits=Limits(seconds=seconds))
         tallies.append(run_check(str(source), str(tmp_path / "out"), settings, MISBEHAVE, ()).tally.inspected)
     assert tallies == [2, 0, 1]
