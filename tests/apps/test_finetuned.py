@@ -125,7 +125,10 @@ def test_a_missing_file_is_named(tmp_path: Path, lost: str, named: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"recipe": {"pretrained": "/home/anna/run"}}, r"description\.recipe\.pretrained is the path '/home/anna/run'"),
+        (
+            {"recipe": {"pretrained": "/scans/anna/run"}},
+            r"description\.recipe\.pretrained is the path '/scans/anna/run'",
+        ),
         ({"preprocessing": {"window": Path("a")}}, r"description\.preprocessing\.window is the path 'a'"),
         ({"recipe": {"patient": "p1"}}, r"has the key 'patient', an identifier"),
         ({"prediction": {"overlap": math.nan}}, r"description\.prediction\.overlap is nan"),

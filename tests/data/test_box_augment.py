@@ -90,8 +90,10 @@ def test_a_patch_in_a_larger_box_keeps_the_part_it_sees() -> None:
 
 
 def test_axes_shorter_than_the_patch_are_taken_whole() -> None:
-    sample = RandCropBoxd((64, 16, 64))(bright_boxes(3))
-    assert sample["image"].shape == (1, 40, 16, 30)
+    data = bright_boxes(3)
+    for seed in range(8):
+        image = RandCropBoxd((64, 16, 64)).set_random_state(seed)(bright_boxes(3))["image"]
+        assert any(torch.equal(image, data["image"][:, :, start : start + 16]) for start in range(35))
 
 
 def test_thick_slices_are_not_zoomed() -> None:
@@ -105,9 +107,16 @@ def test_thick_slices_are_not_zoomed() -> None:
 def test_an_image_without_boxes_is_cropped_anywhere() -> None:
     data = bright_boxes(2)
     data["box"], data["box_label"] = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
-    sample = RandCropBoxd((16, 16), box_share=1.0)(data)
-    assert sample["image"].shape == (1, 16, 16)
-    assert sample["box"].shape == (0, 4)
+    places = torch.arange(40 * 50, dtype=torch.float32).reshape(1, 40, 50)  # a pixel says where it is
+    data["image"] = MetaTensor(places, affine=torch.eye(4))
+    crop, corners = RandCropBoxd((16, 16), box_share=1.0), set()
+    for seed in range(60):
+        sample = crop.set_random_state(seed)(data)
+        assert sample["box"].tolist() == []
+        row, column = divmod(int(sample["image"][0, 0, 0]), 50)
+        assert torch.equal(sample["image"], places[:, row : row + 16, column : column + 16])
+        corners.add((row, column))
+    assert len(corners) > 40
 
 
 @pytest.mark.parametrize("axes", [(0,), (1,), (0, 1, 2)])

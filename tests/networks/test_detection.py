@@ -293,7 +293,7 @@ def test_a_detector_learns_from_real_tumour_boxes(shared_data: Path) -> None:
 
 @pytest.mark.parametrize(("dims", "kind"), [(2, "slice"), (3, "stacked"), (3, "inflated")])
 def test_anchor_strides_are_the_input_over_the_feature_maps(dims: int, kind: str) -> None:
-    detector = ClusterDetector(dims, 1, kind, channels=16, levels=(2, 3, 4), depth_strides=(1, 2, 8))  # type: ignore[arg-type]
+    detector = ClusterDetector(dims, 1, kind, channels=16, depth_strides=(1, 2, 4, 16))  # type: ignore[arg-type]
     size = (64, 96, 32)[:dims]
     with torch.no_grad():
         maps = detector.extractor(torch.rand(1, 1, *size))

@@ -40,13 +40,6 @@ def parameters_of(levels: list[list[nn.Module]]) -> list[int]:
     return [id(parameter) for modules in levels for module in modules for parameter in module.parameters()]
 
 
-def test_levels_of_a_resnet_halve_from_a_quarter_on() -> None:
-    maps = SlicePyramidExtractor(SliceEncoder("resnet18", 1, 16), 16)(torch.rand(1, 1, 64, 96))
-    assert [tuple(level.shape) for level in maps] == [
-        (1, 16, 16, 24), (1, 16, 8, 12), (1, 16, 4, 6), (1, 16, 2, 3)
-    ]  # fmt: skip
-
-
 def test_stacked_levels_average_slices_in_groups_of_their_stride() -> None:
     maps = stacked(depth_strides=(1, 3))(volume())
     assert [tuple(level.shape[2:]) for level in maps] == [(16, 16, 6), (8, 8, 2)]
